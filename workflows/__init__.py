@@ -1,0 +1,52 @@
+"""Inference workflows: one life cycle for every kind of model. A pure library: no Ray, no web framework."""
+
+from workflows.async_base import AsyncInferenceWorkflow
+from workflows.base import BaseInferenceWorkflow
+from workflows.card import Batching, Card, Signature, TensorSpec
+from workflows.context import CallContext, cancelled, current_call
+from workflows.errors import WorkflowError
+from workflows.inference.embedding import EmbeddingWorkflow
+from workflows.inference.onnx import ONNXInferenceWorkflow
+from workflows.inference.text_generation import TransformersTextGenerationWorkflow
+from workflows.inference.torch import TorchInferenceWorkflow
+from workflows.resources import Resources
+from workflows.types import (
+    Embed,
+    Embedding,
+    Generate,
+    Generated,
+    Message,
+    Sampling,
+    Tensors,
+    TensorsResult,
+    TextChunk,
+    Usage,
+)
+
+__all__ = [
+    "AsyncInferenceWorkflow",
+    "BaseInferenceWorkflow",
+    "Batching",
+    "CallContext",
+    "Card",
+    "Embed",
+    "Embedding",
+    "EmbeddingWorkflow",
+    "Generate",
+    "Generated",
+    "Message",
+    "ONNXInferenceWorkflow",
+    "Resources",
+    "Sampling",
+    "Signature",
+    "TensorSpec",
+    "Tensors",
+    "TensorsResult",
+    "TextChunk",
+    "TorchInferenceWorkflow",
+    "TransformersTextGenerationWorkflow",
+    "Usage",
+    "WorkflowError",
+    "cancelled",
+    "current_call",
+]

@@ -1,0 +1,80 @@
+"""What a workflow says about itself: enough for a router to route, and for a stranger to write a client."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["Batching", "Card", "Signature", "TensorSpec"]
+
+
+class Batching(BaseModel):
+    """How many requests may run together.
+
+    Attributes:
+        max_size: Requests in one batch.
+        max_wait_s: How long an idle model waits for company before it runs a batch that is not full, in seconds.
+        max_cost: The sum of the items' `cost()` in one batch; None is unlimited. A single item above it runs alone.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    max_size: int = Field(default=32, ge=1, le=4096)
+    max_wait_s: float = Field(default=0.0, ge=0.0, le=10.0)
+    max_cost: float | None = Field(default=None, gt=0.0)
+
+
+class TensorSpec(BaseModel):
+    """One input or output of a tensor model; -1 in `shape` is a dimension that the caller chooses."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str
+    dtype: str
+    shape: list[int]
+
+
+class Signature(BaseModel):
+    """A tensor model's own inputs and outputs, in its own order."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+
+
+class Card(BaseModel):
+    """A workflow's description. Schemas are JSON Schema of the native protocol's bodies.
+
+    Attributes:
+        kind: `tensors`, `generate`, `embed` or `json`: which protocols can speak to it.
+        streams: Whether `stream()` works; `chunk_schema` is None where it does not.
+        retry_safe: Whether running an input twice does no harm, so that a lost one may be run again elsewhere.
+        concurrency: Items that one replica works on at once outside of a batch: 1 for a sync workflow.
+        signature: For kind `tensors`, once the model is known.
+        aliases: Other names it answers to, where it is deployed.
+        max_queue: Items that may wait in one replica of it, where it is deployed.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str
+    summary: str
+    kind: str
+    input_schema: dict[str, Any]
+    output_schema: dict[str, Any]
+    chunk_schema: dict[str, Any] | None = None
+    batching: Batching | None = None
+    streams: bool = False
+    retry_safe: bool = False
+    concurrency: int = 1
+    signature: Signature | None = None
+    aliases: list[str] = Field(default_factory=list)
+    max_queue: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one input means to a batch: how much of `max_cost` it takes, and with which others it may run."""
+
+    cost: float = 1.0
+    bucket: Hashable = None

@@ -1,0 +1,1 @@
+"""The models of the default system: small, trained here, committed beside the scripts that reproduce them."""

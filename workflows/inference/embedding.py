@@ -1,0 +1,201 @@
+"""Sentence embeddings from a transformers encoder in a local directory, batched by length so that padding stays cheap.
+
+Knows tokens and vectors. What a model's files say stands in `sentence_files`, which texts run together in `padding`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Annotated, Any, Final
+
+import numpy as np
+from pydantic import Field
+
+from workflows.base import BaseInferenceWorkflow
+from workflows.card import Batching
+from workflows.errors import BadOutput, InvalidInput, WorkflowError
+from workflows.inference.local_transformer import check_text, open_transformer
+from workflows.inference.padding import RunCosts, plan_runs
+from workflows.inference.pooling import pool, unit_length
+from workflows.inference.sentence_files import Pooling, read_sentence_settings
+from workflows.inference.torch_device import Dtype
+from workflows.models.local import resolve
+from workflows.tensors import Array
+from workflows.types import MAX_TOKENS, Embed, Embedding
+
+__all__ = ["EmbeddingWorkflow"]
+
+Tokens = list[int]
+
+# Measured with MiniLM: on one CPU thread a call costs 7 ms before its first token, a token 0.3 ms, and calls of more than
+# 256 tokens gain nothing. A GPU is launch-bound for much longer, and likes lengths that are multiples of 8.
+_CPU_COSTS: Final = RunCosts(call=24, most=512)
+_GPU_COSTS: Final = RunCosts(call=4096, most=1 << 15, step=8)
+# What waits together is answered together: on a CPU, more than this only makes callers wait.
+_CPU_BATCHING: Final = Batching(max_size=64, max_cost=1024)
+_GPU_BATCHING: Final = Batching(max_size=512, max_cost=1 << 16)
+# A short text does not wait for long ones to finish.
+_CLASS_ENDS: Final = (32, 128)
+
+
+class EmbeddingWorkflow(BaseInferenceWorkflow[Embed, Embedding]):
+    """Places a text in a vector space, where texts that mean the same lie close together.
+
+    Args:
+        model: Directory with config.json, a tokenizer, safetensors weights and, where there are, sentence-transformers'
+            own files, which say how vectors are made.
+        root: Where models lie: a directory, or `package:name` for an installed Python package.
+        max_tokens: Longest text; None takes what the files say. Longer ones are refused, unless `truncate`.
+        truncate: Read the first `max_tokens` tokens of a longer text instead of refusing it.
+        pooling: How token vectors become one; None takes what the files say, or else `mean`.
+        normalize: Whether vectors have length 1; None takes what the files say, or else does not.
+        dtype: Number format of the weights; None is the weights' own on a GPU and float32 on a CPU.
+        threads: CPU threads of this process; None takes `resources.threads`.
+        max_batch: Texts that may run together; None is 64 on a CPU and 512 on a GPU.
+    """
+
+    retry_safe = True
+    _max_tokens = 512
+    _on_gpu = False
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        root: str | None = None,
+        max_tokens: Annotated[int, Field(ge=1)] | None = None,
+        truncate: bool = False,
+        pooling: Pooling | None = None,
+        normalize: bool | None = None,
+        dtype: Dtype | None = None,
+        threads: Annotated[int, Field(ge=1, le=1024)] | None = None,
+        max_batch: Annotated[int, Field(ge=1, le=4096)] | None = None,
+    ) -> None:
+        self._model_directory = model
+        self._root = root
+        self._wanted_tokens = max_tokens
+        self._truncate = truncate
+        self._wanted_pooling = pooling
+        self._wanted_normalize = normalize
+        self._dtype = dtype
+        self._threads = threads
+        self._max_batch = max_batch
+
+    # ---- life ------------------------------------------------------------------------------------------------------
+
+    def do_setup(self) -> None:
+        """Open the model. Raises ModelNotFound, InvalidInput naming an option, or WorkflowError."""
+        import torch
+        import transformers
+
+        directory = resolve(self._model_directory, self._root)
+        settings = read_sentence_settings(directory)
+        opened = open_transformer(
+            torch, transformers, "AutoModel", settings.transformer, self.resources, self._dtype, self._threads
+        )
+        self._torch, self._model, self._tokenizer, self._device = torch, opened.model, opened.tokenizer, opened.device
+        self._pooling = self._wanted_pooling or settings.pooling
+        self._normalize = settings.normalize if self._wanted_normalize is None else self._wanted_normalize
+        self._settings = settings
+        self._max_tokens = self._longest(settings.max_tokens)
+        self._max_chars = self._max_tokens * opened.max_token_chars
+        self._padding_token = opened.tokenizer.pad_token_id or 0
+        self._on_gpu = self._device.type == "cuda"
+        self._costs = _GPU_COSTS if self._on_gpu else _CPU_COSTS
+
+    def do_warm_up(self) -> None:
+        """One text as long as any may be: a model that cannot hold it never becomes ready."""
+        token = next(iter(self._tokenize("a")), 0)
+        outcome = self.do_run_batch([[token] * self._max_tokens])[0]
+        if isinstance(outcome, WorkflowError):
+            raise outcome
+
+    def do_teardown(self) -> None:
+        del self._model, self._tokenizer
+        if self._on_gpu:
+            self._torch.cuda.empty_cache()
+
+    # ---- requests --------------------------------------------------------------------------------------------------
+
+    def do_preprocessing(self, input_data: Embed) -> Tokens:
+        """Tokenize. Raises InvalidInput for a text that is too long, empty, or no Unicode."""
+        text = self._settings.prompt + input_data.text
+        if self._truncate:
+            text = text[: self._max_chars]
+        check_text(text, "text", self._max_chars)
+        tokens = self._tokenize(text.lower() if self._settings.lower_case else text)
+        if len(tokens) > self._max_tokens:
+            raise InvalidInput(
+                f"context length exceeded: {len(tokens)} tokens, and {self._max_tokens} fit", param="text"
+            )
+        if not tokens:
+            raise InvalidInput("the text is empty", param="text")
+        return tokens
+
+    def do_run_batch(self, batch: list[Tokens]) -> list[tuple[Array, int] | WorkflowError]:
+        """Vectors and token counts; texts of like length share a call."""
+        runs = plan_runs([len(tokens) for tokens in batch], self._costs)
+        with self._torch.inference_mode():
+            # All calls are issued before the first result is fetched: a GPU works on while we issue the next.
+            given = [self._run([batch[place] for place in places]) for places in runs]
+            vectors = [part.cpu().numpy() for part in given]
+        outcomes: list[tuple[Array, int] | WorkflowError] = [BadOutput() for _ in batch]
+        for places, part in zip(runs, vectors, strict=True):
+            for place, vector in zip(places, part, strict=True):
+                if np.isfinite(vector).all():
+                    outcomes[place] = (vector.copy(), len(batch[place]))
+        return outcomes
+
+    def do_postprocessing(self, input_data: Embed, output_data: tuple[Array, int]) -> Embedding:
+        return Embedding.model_construct(embedding=output_data[0], tokens=output_data[1])
+
+    def cost(self, input_data: Embed) -> float:
+        """About how many tokens: four letters of English each, one sign of Chinese each."""
+        text = input_data.text
+        if text.isascii():
+            return min(2 + len(text) // 4, self._max_tokens)
+        # The first so many characters decide: more cannot cost more, and this runs on the event loop.
+        return min(2 + len(text[: 4 * self._max_tokens].encode("utf-8", "replace")) // 3, self._max_tokens)
+
+    def bucket(self, input_data: Embed) -> Hashable:
+        """Short, middling or long."""
+        cost = self.cost(input_data)
+        return sum(cost > end for end in _CLASS_ENDS)
+
+    @property
+    def limits(self) -> Batching:
+        """As the device likes it; tokens are what a batch costs."""
+        chosen = _GPU_BATCHING if self._on_gpu else _CPU_BATCHING
+        return chosen if self._max_batch is None else chosen.model_copy(update={"max_size": self._max_batch})
+
+    # ---- the model -------------------------------------------------------------------------------------------------
+
+    def _run(self, texts: list[Tokens]) -> Any:
+        """One call of the model: a tensor of shape (texts, dimensions) that may still be in the making."""
+        longest = min(self._costs.padded(max(map(len, texts))), self._max_tokens)
+        ids = np.full((len(texts), longest), self._padding_token, dtype=np.int64)
+        mask = np.zeros((len(texts), longest), dtype=np.int64)
+        for row, tokens in enumerate(texts):
+            ids[row, : len(tokens)] = tokens
+            mask[row, : len(tokens)] = 1
+        here = self._torch.from_numpy(mask).to(self._device)
+        output = self._model(input_ids=self._torch.from_numpy(ids).to(self._device), attention_mask=here)
+        vectors = pool(output.last_hidden_state, here, self._pooling)
+        return unit_length(vectors) if self._normalize else vectors
+
+    def _tokenize(self, text: str) -> Tokens:
+        cut = {"truncation": True, "max_length": self._max_tokens} if self._truncate else {}
+        encoded = self._tokenizer(text, return_attention_mask=False, verbose=False, **cut)
+        return list(encoded["input_ids"])
+
+    def _longest(self, said: int | None) -> int:
+        """The longest text in tokens: what was asked for, else what the files say, never more than the model can take."""
+        positions = getattr(self._model.config, "max_position_embeddings", None)
+        known = [limit for limit in (self._tokenizer.model_max_length, positions) if limit]
+        most: int = min(known)
+        if self._wanted_tokens is not None and self._wanted_tokens > most:
+            raise InvalidInput(f"the model takes {most} tokens at most", param="max_tokens")
+        longest = min(self._wanted_tokens or said or most, most)
+        if longest > MAX_TOKENS:  # tokenizers without a limit say so by a number with thirty digits
+            raise InvalidInput("the model does not say how long a text may be: set max_tokens", param="max_tokens")
+        return longest

@@ -1,0 +1,78 @@
+"""A transformers model in a local directory, opened without running any code of the model's: safetensors weights only.
+
+Knows no task. The modules `torch` and `transformers` are passed in, since importing them belongs into `do_setup`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workflows.errors import InvalidInput, WorkflowError
+from workflows.inference.torch_device import Dtype, prepare_device
+from workflows.resources import Resources
+
+__all__ = ["LocalTransformer", "check_text", "open_transformer"]
+
+# No vocabulary entry of a sane tokenizer is shorter on average; below it, a long vocabulary entry decides.
+_MIN_CHARS_PER_TOKEN = 32
+
+
+@dataclass(frozen=True, slots=True)
+class LocalTransformer:
+    """An opened model.
+
+    Attributes:
+        max_token_chars: No token stands for more characters than this: longer texts need not be tokenized to be
+            known as too long.
+    """
+
+    model: Any
+    tokenizer: Any
+    device: Any
+    max_token_chars: int
+
+
+def open_transformer(
+    torch: Any,
+    transformers: Any,
+    kind: str,
+    directory: Path,
+    resources: Resources,
+    dtype: Dtype | None,
+    threads: int | None,
+) -> LocalTransformer:
+    """Open model and tokenizer, on the device that `resources` says.
+
+    Args:
+        kind: The transformers class that opens the model, for example `AutoModel`.
+        dtype: None means the weights' own on a GPU, and float32 on a CPU, where other formats are slow.
+
+    Raises WorkflowError: there are no safetensors weights, or transformers cannot open them without code of the model's.
+    """
+    if not directory.is_dir():
+        raise WorkflowError("a transformers model is a directory with config.json and safetensors weights")
+    if not any(directory.glob("*.safetensors")):
+        raise WorkflowError("no safetensors weights here, and others are not loaded: save with save_pretrained() first")
+    transformers.utils.logging.disable_progress_bar()
+    device = prepare_device(torch, resources, threads)
+    format_ = getattr(torch, dtype) if dtype else "auto" if device.type == "cuda" else torch.float32
+    safely = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, **safely)
+        model = getattr(transformers, kind).from_pretrained(directory, use_safetensors=True, dtype=format_, **safely)
+    except Exception as cause:
+        raise WorkflowError(f"transformers cannot open this directory as {kind}; the log says why") from cause
+    longest = max(map(len, tokenizer.get_vocab()), default=0)
+    return LocalTransformer(model.eval().to(device), tokenizer, device, max(longest, _MIN_CHARS_PER_TOKEN))
+
+
+def check_text(text: str, param: str, max_chars: int) -> None:
+    """Raises InvalidInput, before a tokenizer spends time on it, for text that is no Unicode or cannot possibly fit."""
+    if len(text) > max_chars:
+        raise InvalidInput("context length exceeded", param=param)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as cause:
+        raise InvalidInput(f"{param} is not valid Unicode text", param=param) from cause

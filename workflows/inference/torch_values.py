@@ -1,0 +1,73 @@
+"""Numpy arrays to what a torch module takes, and what it gave back to numpy arrays with names. No model, no requests.
+
+The module `torch` is passed in, since importing it belongs into `do_setup`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from workflows.errors import BadOutput, InvalidInput
+from workflows.tensors import Array
+
+__all__ = ["check_dtype", "to_arrays", "to_tensors"]
+
+
+def check_dtype(name: str, array: Array) -> None:
+    """Raises InvalidInput for what torch has no tensors of: text, and numbers in another machine's byte order."""
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise InvalidInput(f"input {name[:64]!r}: a tensor of numbers or booleans is needed", param=name[:64])
+    if not array.dtype.isnative:
+        raise InvalidInput(f"input {name[:64]!r}: native byte order is needed", param=name[:64])
+
+
+def to_tensors(torch: Any, arrays: Mapping[str, Array], device: Any, dtypes: Mapping[str, Any]) -> dict[str, Any]:
+    """Tensors on `device`; those of floats in the torch dtype that stands under their name in `dtypes`, if any.
+
+    Always copies: a module may write into its inputs, which belong to the caller and may have to be run again.
+    """
+    tensors = {}
+    for name, array in arrays.items():
+        tensor = torch.from_numpy(np.array(array, order="C")).to(device)
+        tensors[name] = tensor.to(dtypes[name]) if name in dtypes and tensor.is_floating_point() else tensor
+    return tensors
+
+
+def to_arrays(torch: Any, given: Any, names: Sequence[str] | None) -> dict[str, Array]:
+    """A module's answer as named arrays, its own memory, bfloat16 (which numpy has not) as float32.
+
+    A mapping brings its own names; a tensor or a sequence of them gets `names`, or `output_0`, `output_1`, ...
+
+    Raises:
+        BadOutput: Something in it is no tensor or number, or there are not as many outputs as names.
+    """
+    if isinstance(given, Mapping):
+        found = dict(given)
+    else:
+        parts = list(given) if isinstance(given, (tuple, list)) else [given]
+        chosen = list(names) if names is not None else [f"output_{place}" for place in range(len(parts))]
+        if len(chosen) != len(parts):
+            raise BadOutput(f"the model gave {len(parts)} outputs, and {len(chosen)} are named")
+        found = dict(zip(chosen, parts, strict=True))
+    arrays = {str(name): _array(torch, part) for name, part in found.items()}
+    if isinstance(given, Mapping) and names is not None:
+        absent = [name for name in names if name not in arrays]
+        if absent:
+            raise BadOutput(f"the model gave no output {absent[0][:64]!r}")
+        return {name: arrays[name] for name in names}
+    return arrays
+
+
+def _array(torch: Any, part: Any) -> Array:
+    if isinstance(part, (bool, int, float)):
+        return np.asarray(part)
+    if not isinstance(part, torch.Tensor) or part.is_complex() or part.is_sparse:
+        raise BadOutput("the model gave an output that is no tensor of numbers")
+    if part.is_floating_point() and part.dtype not in (torch.float16, torch.float32, torch.float64):
+        part = part.float()
+    # A copy, because a module may give out its own weights or a buffer that the next call overwrites.
+    array: Array = np.array(part.numpy(force=True))
+    return array

@@ -1,0 +1,1 @@
+"""Model files: where they are, and which may be loaded."""
