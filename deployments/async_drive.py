@@ -1,0 +1,138 @@
+"""Drives an async workflow: one task per item on the desk's event loop, a bounded number at a time, no batches."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+from functools import partial
+from typing import Any
+
+from deployments.client import Item, Outcome, Timing
+from deployments.config import WorkflowSettings
+from deployments.deadlines import given_up
+from deployments.wire import plain
+from workflows.async_base import AsyncInferenceWorkflow
+from workflows.base import Parsed
+from workflows.batch import as_error, working_for
+from workflows.card import Load
+from workflows.context import CallContext
+from workflows.errors import Cancelled, DeadlineExceeded, Overloaded
+
+__all__ = ["AsyncDrive"]
+
+
+class _Ticket:
+    __slots__ = ("_call", "_task")
+
+    def __init__(self, task: asyncio.Task[Outcome], call: CallContext) -> None:
+        self._task = task
+        self._call = call
+
+    def drop(self) -> None:
+        if not self._task.done():
+            self._call.cancel()
+            self._task.cancel()
+
+
+class AsyncDrive:
+    """See `Runner`, which is its only user."""
+
+    def __init__(self, workflow: AsyncInferenceWorkflow[Any, Any, Any], settings: WorkflowSettings) -> None:
+        self._workflow = workflow
+        self._max_queue = settings.max_queue
+        self._slots = asyncio.Semaphore(workflow.concurrency)
+        self._tasks: set[asyncio.Task[Outcome]] = set()
+        self.running = 0
+
+    async def start(self) -> None:
+        await self._workflow.asetup()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._tasks) - self.running
+
+    def configure(self, settings: WorkflowSettings) -> None:
+        self._max_queue = settings.max_queue
+
+    def take(self, parsed: Parsed, load: Load, call: CallContext, deliver: Callable[[Outcome], None]) -> _Ticket:
+        if len(self._tasks) >= self._workflow.concurrency + self._max_queue:
+            raise Overloaded("the queue of this workflow is full")
+        task = asyncio.create_task(self._one(parsed, call))
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._done, deliver))
+        return _Ticket(task, call)
+
+    async def stream(self, item: Item) -> AsyncGenerator[list[Any]]:
+        call = item.call
+        begun = ended = False
+        with working_for(call):
+            chunks = self._workflow.astream(item.input_data)
+        try:
+            while True:
+                late = given_up(call, begun=begun)
+                if late is not None:
+                    raise late
+                begun = True
+                try:
+                    async with asyncio.timeout(call.seconds_left()) as limit:
+                        with working_for(call):
+                            chunk = await anext(chunks)
+                except StopAsyncIteration:
+                    ended = True
+                    return
+                except TimeoutError as error:
+                    raise _late(error, limit, begun=True) from error
+                yield [plain(chunk)]
+        finally:
+            if not ended:
+                call.cancel()
+            with working_for(call):
+                await chunks.aclose()
+
+    def check_health(self) -> None:
+        """An async workflow that blocks the loop is noticed by the health check not being answered at all."""
+
+    async def stop(self, streams_ended: asyncio.Event) -> None:
+        await streams_ended.wait()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._workflow.ateardown()
+
+    async def _one(self, parsed: Parsed, call: CallContext) -> Outcome:
+        arrived = time.monotonic()
+        began: float | None = None
+        output: Any = None
+        error: Exception | None = None
+        try:
+            async with asyncio.timeout(call.seconds_left()) as limit, self._slots:
+                began = time.monotonic()
+                self.running += 1
+                try:
+                    with working_for(call):
+                        output = plain(await self._workflow.ainference(parsed))
+                finally:
+                    self.running -= 1
+        except TimeoutError as raised:
+            error = _late(raised, limit, begun=began is not None)
+        except asyncio.CancelledError as raised:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            error = RuntimeError("CancelledError left a hook")  # nobody has cancelled us
+            error.__cause__ = raised
+        except Exception as raised:  # noqa: BLE001 - whatever it is, it becomes this item's outcome
+            error = raised
+        now = time.monotonic()
+        timing = Timing(now - arrived) if began is None else Timing(began - arrived, now - began, 1)
+        return Outcome(output, None if error is None else as_error(error, call.request_id), timing)
+
+    def _done(self, deliver: Callable[[Outcome], None], task: asyncio.Task[Outcome]) -> None:
+        # Delivered from here rather than by the task: one that is cancelled before its first step never runs at all.
+        self._tasks.discard(task)
+        deliver(Outcome(error=Cancelled()) if task.cancelled() else task.result())
+
+
+def _late(error: TimeoutError, limit: asyncio.Timeout, *, begun: bool) -> Exception:
+    """What a TimeoutError means: our deadline has passed, or the workflow has raised one of its own."""
+    return DeadlineExceeded(may_have_run=begun) if limit.expired() else error

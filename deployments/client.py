@@ -1,0 +1,69 @@
+"""The seam between the router and a workflow, wherever it runs: in this process, behind a Ray handle, over a socket.
+
+Only plain data crosses it: JSON types, bytes and numpy arrays. All implementations pass one contract suite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from workflows.card import Card
+from workflows.context import CallContext
+from workflows.errors import WorkflowError
+
+__all__ = ["Item", "Outcome", "Timing", "WorkflowClient"]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One input on its way to a workflow, with the call it belongs to."""
+
+    input_data: Any
+    call: CallContext
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where an item's time went in the replica: seconds waiting, seconds in the model, items in its batch."""
+
+    queue_s: float = 0.0
+    model_s: float = 0.0
+    batch_size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one item: `output` as plain data, or `error`."""
+
+    output: Any = None
+    error: WorkflowError | None = None
+    timing: Timing = field(default_factory=Timing)
+
+
+class WorkflowClient(Protocol):
+    """One workflow, as its callers see it. All methods belong to one event loop."""
+
+    def submit(self, items: Sequence[Item]) -> AsyncGenerator[list[tuple[int, Outcome]]]:
+        """Send several items in one call; their outcomes come in groups, each with its index in `items`, as they finish.
+
+        Every index comes exactly once, unless this raises: ReplicaLost (whatever is outstanding may have run),
+        Overloaded or NotReady (nothing ran). Closing the generator drops the items that have not started.
+        """
+        ...
+
+    def stream(self, item: Item) -> AsyncGenerator[list[Any]]:
+        """One item's chunks as plain data, in groups of those that were ready together, never empty.
+
+        Raises the error tree. Closing it closes the workflow's own stream, before the next chunk is computed.
+        """
+        ...
+
+    async def cancel(self, request_ids: Sequence[str]) -> None:
+        """The callers of these requests have left: drop what has not started. Best effort, unknown ids are ignored."""
+        ...
+
+    async def card(self) -> Card:
+        """The workflow's card. Raises NotReady until it is set up."""
+        ...

@@ -1,0 +1,119 @@
+"""Everything that can be configured, as one model per place in `serve_config.yaml`. Unknown keys are errors.
+
+`WorkflowArgs` and `RouterArgs` are the `args` of an application; `WorkflowSettings` and `RouterSettings` are the
+`user_config` of its deployment, which `serve deploy` changes without a restart.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from workflows.card import Batching
+
+__all__ = ["Limits", "Name", "RouterArgs", "RouterSettings", "WorkflowArgs", "WorkflowSettings"]
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")]
+Alias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?$")]
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WorkflowArgs(_Closed):
+    """One workflow application.
+
+    Attributes:
+        workflow: Import path of the class, for example `workflows.ONNXInferenceWorkflow`.
+        options: Its constructor's keyword arguments.
+        setup_timeout_s: A setup that takes longer has failed.
+        stuck_after_s: A model call that takes longer makes the replica unhealthy, so that Serve replaces it.
+    """
+
+    workflow: str = Field(pattern=r"^[A-Za-z_][\w.]*(:|\.)[A-Za-z_]\w*$")
+    options: dict[str, Any] = Field(default_factory=dict)
+    summary: str = Field(default="", max_length=512)
+    aliases: list[Alias] = Field(default_factory=list, max_length=16)
+    setup_timeout_s: float = Field(default=600.0, gt=0)
+    stuck_after_s: float = Field(default=300.0, gt=0)
+
+
+class WorkflowSettings(_Closed):
+    """What may change while a workflow runs.
+
+    Attributes:
+        batching: Replaces what the workflow's class says of size and waiting time, and may lower the cost; None leaves
+            it. What a model cannot run together stays apart.
+        max_queue: Items that may wait in one replica; more are refused with `overload`.
+        max_streams: Streams that one replica runs at a time; more are refused with `overload`.
+    """
+
+    batching: Batching | None = None
+    max_queue: int = Field(default=1024, ge=1, le=1_000_000)
+    max_streams: int = Field(default=256, ge=1, le=1_000_000)
+
+
+class Limits(_Closed):
+    """What the edge accepts. Sizes in bytes, times in seconds.
+
+    Attributes:
+        max_connections: Per router replica that listens itself; one more is closed at once.
+        head_s: From a connection's begin, or the first byte of a further request, until its headers are complete.
+    """
+
+    max_body_bytes: int = Field(default=64 << 20, ge=1)
+    max_header_bytes: int = Field(default=32 << 10, ge=1024)
+    max_url_bytes: int = Field(default=8 << 10, ge=256)
+    max_json_depth: int = Field(default=64, ge=1, le=512)
+    max_json_elements: int = Field(default=2_000_000, ge=1)
+    max_batch_items: int = Field(default=1024, ge=1)
+    max_connections: int = Field(default=4096, ge=1)
+    head_s: float = Field(default=10.0, gt=0)
+    body_s: float = Field(default=30.0, gt=0)
+    deadline_s: float = Field(default=60.0, gt=0)
+    stream_first_chunk_s: float = Field(default=30.0, gt=0)
+    stream_s: float = Field(default=600.0, gt=0)
+
+
+class RouterArgs(_Closed):
+    """The router application.
+
+    Attributes:
+        listen: `own`: the router opens host:port itself (Serve's proxies off). `serve`: it is an ordinary Serve ingress.
+        keys_file: A file of API keys (see `python -m deployments key`). Without it and without `keys_env`, nobody
+            needs a key, and only loopback may be listened on.
+        keys_env: Name of an environment variable with the same content.
+        allowed_hosts: Host header values accepted besides loopback names; empty means any once keys are configured.
+        access_log: File of one JSON line per request, with the router's process id put into its name; None means
+            beside Serve's own logs.
+        drain_s: How long a stopping router lets running answers finish.
+    """
+
+    listen: Literal["own", "serve"] = "own"
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    keys_file: str | None = None
+    keys_env: str | None = None
+    allowed_hosts: list[str] = Field(default_factory=list)
+    access_log: str | None = None
+    drain_s: float = Field(default=600.0, gt=0)
+    limits: Limits = Field(default_factory=Limits)
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Self:
+        if self.listen == "own" and self.host not in LOOPBACK and self.keys_file is None and self.keys_env is None:
+            raise ValueError(f"host: {self.host} is reachable from outside, which needs keys_file or keys_env")
+        return self
+
+
+class RouterSettings(_Closed):
+    """What may change while the router runs.
+
+    Attributes:
+        max_queue: Requests that may wait in the router for one workflow; more get 503 with Retry-After.
+    """
+
+    max_queue: int = Field(default=1024, ge=1, le=1_000_000)

@@ -1,0 +1,224 @@
+"""The desk in front of one workflow: validates, queues, collects outcomes. No Ray; the same in a replica and in tests.
+
+A sync workflow's hooks run on its one model thread: batches from the batcher and the steps of streams take turns there.
+An async workflow's hooks run on the desk's own event loop, as many at once as its `concurrency` says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from deployments.async_drive import AsyncDrive
+from deployments.client import Item, Outcome
+from deployments.config import WorkflowSettings
+from deployments.deadlines import given_up
+from deployments.threaded_drive import ThreadedDrive
+from workflows.async_base import AsyncInferenceWorkflow
+from workflows.base import BaseInferenceWorkflow, Parsed
+from workflows.batch import as_error
+from workflows.card import Card, Load
+from workflows.context import CallContext
+from workflows.errors import NotReady, Overloaded, WorkflowError
+
+__all__ = ["Figures", "Runner"]
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """How busy a desk is: items waiting, items in the model, open streams."""
+
+    waiting: int
+    running: int
+    streams: int
+
+
+class Ticket(Protocol):
+    """One item that was taken in, until its outcome is delivered."""
+
+    def drop(self) -> None:
+        """The caller has left."""
+        ...
+
+
+class Runner:
+    """Runs one workflow. All methods belong to one event loop.
+
+    Args:
+        workflow: Not set up yet; the runner owns it from now on.
+        name: What it is called in the card.
+        stuck_after_s: A model call that takes longer makes `check_health` fail.
+    """
+
+    def __init__(
+        self,
+        workflow: BaseInferenceWorkflow[Any, Any, Any],
+        name: str,
+        *,
+        summary: str = "",
+        settings: WorkflowSettings | None = None,
+        stuck_after_s: float = 300.0,
+    ) -> None:
+        self._workflow = workflow
+        self._name = name
+        self._summary = summary
+        self._settings = settings or WorkflowSettings()
+        self._drive: ThreadedDrive | AsyncDrive
+        if isinstance(workflow, AsyncInferenceWorkflow):
+            self._drive = AsyncDrive(workflow, self._settings)
+        else:
+            self._drive = ThreadedDrive(workflow, self._settings, stuck_after_s)
+        self._card: Card | None = None
+        self._tickets: dict[str, set[Ticket]] = {}
+        self._streams = 0
+        self._no_streams = asyncio.Event()
+        self._no_streams.set()
+        self._stopping = False
+
+    async def start(self, setup_timeout_s: float = 600.0) -> None:
+        """Set the workflow up. Raises what its `do_setup` raises, NotReady when it takes longer than allowed."""
+        try:
+            async with asyncio.timeout(setup_timeout_s):
+                await self._drive.start()
+        except TimeoutError as cause:
+            raise NotReady(f"setup took longer than {setup_timeout_s:g} s", retry_after_s=None) from cause
+        self._card = self._workflow.card(self._name, self._summary)
+
+    @property
+    def card(self) -> Card:
+        if self._card is None:
+            raise NotReady()
+        return self._card
+
+    def configure(self, settings: WorkflowSettings) -> None:
+        """Change limits while running; what already waits stays."""
+        self._settings = settings
+        self._drive.configure(settings)
+        if self._card is not None:
+            self._card = self._workflow.card(self._name, self._summary)
+
+    async def submit(self, items: Sequence[Item]) -> AsyncGenerator[list[tuple[int, Outcome]]]:
+        """See `WorkflowClient.submit`; refusals are outcomes of their items here, and nothing is raised."""
+        collected = _Collected()
+        tickets: list[tuple[str, Ticket]] = []
+        try:
+            for index, item in enumerate(items):
+                ticket = self._take(index, item, collected)
+                if ticket is not None:
+                    tickets.append((item.call.request_id, ticket))
+                    self._tickets.setdefault(item.call.request_id, set()).add(ticket)
+            missing = len(items)
+            while missing:
+                group = await collected.next()
+                missing -= len(group)
+                yield group
+        finally:
+            for request_id, ticket in tickets:
+                ticket.drop()  # of no effect on those that have their outcome
+                self._forget(request_id, ticket)
+
+    async def stream(self, item: Item) -> AsyncGenerator[list[Any]]:
+        """See `WorkflowClient.stream`."""
+        if self._stopping:
+            raise NotReady("this replica is stopping")
+        if self._streams >= self._settings.max_streams:
+            raise Overloaded("too many open streams on this workflow")
+        late = given_up(item.call)
+        if late is not None:
+            raise late
+        self._streams += 1
+        self._no_streams.clear()
+        try:
+            async with aclosing(self._drive.stream(item)) as groups:
+                async for group in groups:
+                    yield group
+        except WorkflowError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the stream ends with it
+            raise as_error(error, item.call.request_id) from None  # it is in the log already
+        finally:
+            self._streams -= 1
+            if not self._streams:
+                self._no_streams.set()
+
+    async def inference(self, input_data: Any) -> Any:
+        """One input's answer as the workflow's own output type. Raises the error tree."""
+        async with aclosing(self.submit([Item(input_data, CallContext())])) as groups:
+            ((_, outcome),) = await anext(groups)
+        if outcome.error is not None:
+            raise outcome.error
+        return self._workflow.parse_output(outcome.output)
+
+    async def chunks(self, input_data: Any) -> AsyncGenerator[Any]:
+        """One input's chunks as the workflow's own chunk type. Raises the error tree."""
+        async with aclosing(self.stream(Item(input_data, CallContext()))) as groups:
+            async for group in groups:
+                for chunk in group:
+                    yield self._workflow.parse_chunk(chunk)
+
+    def cancel(self, request_ids: Sequence[str]) -> None:
+        """See `WorkflowClient.cancel`."""
+        for request_id in request_ids:
+            for ticket in self._tickets.get(request_id, ()):
+                ticket.drop()
+
+    def figures(self) -> Figures:
+        return Figures(self._drive.waiting, self._drive.running, self._streams)
+
+    def check_health(self) -> None:
+        """Raises WorkflowError if this desk can no longer do its work and should be replaced."""
+        self._drive.check_health()
+
+    async def stop(self) -> None:
+        """Refuse new work, finish what runs, open streams among it, and tear the workflow down.
+
+        A sync model that has not returned for `stuck_after_s` is not waited for: what it runs is lost.
+        """
+        self._stopping = True
+        await self._drive.stop(self._no_streams)
+
+    def _take(self, index: int, item: Item, collected: _Collected) -> Ticket | None:
+        """Queue one item; a refusal is collected at once, and there is no ticket then."""
+        call = item.call
+        try:
+            if self._stopping:
+                raise NotReady("this replica is stopping")
+            late = given_up(call)
+            if late is not None:
+                raise late
+            parsed = self._workflow.parse_input(item.input_data)
+            load: Load = self._workflow.load_of(parsed)
+            return self._drive.take(Parsed(parsed), load, call, collected.adder(index))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it becomes this item's outcome
+            collected.adder(index)(Outcome(error=as_error(error, call.request_id)))
+            return None
+
+    def _forget(self, request_id: str, ticket: Ticket) -> None:
+        of_request = self._tickets[request_id]
+        of_request.discard(ticket)
+        if not of_request:
+            del self._tickets[request_id]
+
+
+class _Collected:
+    """Outcomes as they come, handed on in the groups that came together."""
+
+    def __init__(self) -> None:
+        self._ready: list[tuple[int, Outcome]] = []
+        self._some = asyncio.Event()
+
+    def adder(self, index: int) -> Any:
+        def add(outcome: Outcome) -> None:
+            self._ready.append((index, outcome))
+            self._some.set()
+
+        return add
+
+    async def next(self) -> list[tuple[int, Outcome]]:
+        await self._some.wait()
+        self._some.clear()
+        group, self._ready = self._ready, []
+        return group

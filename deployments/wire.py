@@ -1,0 +1,66 @@
+"""What crosses to a replica and back: tuples of plain data (`workflows.plain`), that is JSON types, bytes and numpy arrays.
+
+Deadlines travel as seconds left, because two machines share no clock. Errors travel as values, by code: a Ray
+exception would carry paths, pids and addresses in its text, and be logged as a crash of the replica.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from deployments.client import Item, Outcome, Timing
+from workflows.context import CallContext
+from workflows.errors import WorkflowError, error_types
+from workflows.plain import plain
+
+__all__ = ["decode_error", "decode_item", "decode_outcome", "encode_error", "encode_item", "encode_outcome", "plain"]
+
+PlainItem = tuple[Any, str, float | None, str | None, int, str | None, str | None]
+PlainError = tuple[str, str, str | None, float | None, bool]
+PlainOutcome = tuple[Any, PlainError | None, float, float, int]
+
+# Only the types of the library itself: who imports a workflow's own before this module knows more than the other side.
+_BY_NAME: Final = {kind.__name__: kind for kind in error_types() if kind.__module__ == WorkflowError.__module__}
+
+
+def encode_item(item: Item) -> PlainItem:
+    call = item.call
+    return (
+        item.input_data,
+        call.request_id,
+        call.seconds_left(),
+        call.key_id,
+        call.priority,
+        call.session_id,
+        call.traceparent,
+    )
+
+
+def decode_item(wire: PlainItem) -> Item:
+    input_data, request_id, seconds_left, key_id, priority, session_id, traceparent = wire
+    deadline = None if seconds_left is None else time.monotonic() + seconds_left
+    return Item(input_data, CallContext(request_id, deadline, key_id, priority, session_id, traceparent))
+
+
+def encode_error(error: WorkflowError) -> PlainError:
+    # For a workflow's own subclass, the nearest type that both sides know.
+    kind = next(kind for kind in type(error).__mro__ if _BY_NAME.get(kind.__name__) is kind)
+    return (kind.__name__, error.message, error.param, error.retry_after_s, error.may_have_run)
+
+
+def decode_error(wire: PlainError) -> WorkflowError:
+    name, message, param, retry_after_s, may_have_run = wire
+    kind = _BY_NAME.get(name, WorkflowError)
+    return kind(message, param=param, retry_after_s=retry_after_s, may_have_run=may_have_run)
+
+
+def encode_outcome(outcome: Outcome) -> PlainOutcome:
+    timing = outcome.timing
+    error = None if outcome.error is None else encode_error(outcome.error)
+    return (outcome.output, error, timing.queue_s, timing.model_s, timing.batch_size)
+
+
+def decode_outcome(wire: PlainOutcome) -> Outcome:
+    output, error, queue_s, model_s, batch_size = wire
+    return Outcome(output, None if error is None else decode_error(error), Timing(queue_s, model_s, batch_size))
