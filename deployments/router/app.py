@@ -1,0 +1,41 @@
+"""The router's ASGI application: every protocol behind one edge. No Ray, no sockets: whoever listens calls it.
+
+app = build_app(directory, RouterArgs(), Keys(), Metrics())
+"""
+
+from __future__ import annotations
+
+import logging
+
+from deployments.config import RouterArgs
+from deployments.router.asking import Workflows
+from deployments.router.directory import Directory
+from deployments.router.edge import Edge
+from deployments.router.keys import Keys
+from deployments.router.metrics import Metrics
+from deployments.router.protocols import native, open_inference, operations
+
+__all__ = ["build_app"]
+
+
+def build_app(
+    directory: Directory,
+    args: RouterArgs,
+    keys: Keys,
+    metrics: Metrics,
+    access_log: logging.Handler | None = None,
+) -> Edge:
+    """Everything the router answers.
+
+    Args:
+        keys: From `load_keys(args)`; empty means that nobody needs a key.
+        metrics: Shown under `/metrics`; the dispatchers count in it as well.
+        access_log: Gets one record per request whose message is the whole line.
+    """
+    workflows = Workflows(directory, metrics)
+    routes = [*native.routes(workflows), *open_inference.routes(workflows)]
+    protocols = [native.PROTOCOL, open_inference.PROTOCOL]
+    edge: Edge
+    routes += operations.routes(workflows, lambda: edge.draining)
+    edge = Edge(routes, protocols, args, keys, metrics, access_log)
+    return edge

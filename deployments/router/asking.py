@@ -1,0 +1,140 @@
+"""How every protocol asks a workflow: found by name, allowed, in time, and given up when the caller leaves.
+
+Knows no wire format. A caller may shorten its deadline with the header `x-deadline-s` (seconds, for example `2.5`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from deployments.router.directory import Directory, Entry
+from deployments.router.metrics import Metrics
+from deployments.router.request import Request
+from deployments.router.sse import json_event, send_events
+from deployments.router.watch import Watch
+from workflows.card import Card
+from workflows.context import CallContext
+from workflows.errors import InvalidInput, ModelNotFound, NotReady, Unsupported, WorkflowError
+
+__all__ = ["Workflows"]
+
+log = logging.getLogger(__name__)
+
+GRACE_S: Final = 1.0
+"""The dispatcher keeps the deadline; the edge steps in so much later, should it not."""
+_SECONDS: Final = re.compile(rb"[0-9]{1,6}(\.[0-9]{1,6})?")
+_TRACEPARENT: Final = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_RETRY_S: Final[Mapping[str, float]] = {"failed": 30.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Workflows:
+    """The directory as one caller's request may use it."""
+
+    directory: Directory
+    metrics: Metrics
+
+    def listed(self, request: Request) -> list[Entry]:
+        """What the caller may use, by name."""
+        return [entry for entry in self.directory if request.key.may_use(entry.name)]
+
+    def find(self, request: Request, name: str) -> Entry:
+        """The entry of a name or alias. Raises ModelNotFound, also if there is one that the caller's key does not cover."""
+        entry = self.directory.find(name)
+        request.workflow = entry.name
+        if not request.key.may_use(entry.name):
+            raise ModelNotFound()
+        return entry
+
+    def card(self, entry: Entry) -> Card:
+        """The entry's card. Raises NotReady with the reason if it never was ready.
+
+        An entry that was ready once is asked whatever its state says: while it is upgraded, its replicas answer.
+        """
+        if entry.card is None:
+            reason = f": {entry.reason}" if entry.reason else ""
+            raise NotReady(f"{entry.name} is {entry.state}{reason}", retry_after_s=_RETRY_S.get(entry.state, 2.0))
+        return entry.card
+
+    async def ask(self, request: Request, entry: Entry, input_data: Any, *, at_most_s: float | None = None) -> Any:
+        """One plain input to one plain output. Raises the error tree."""
+        left = _seconds(request, request.limits.deadline_s, at_most_s)
+        with Watch(left + GRACE_S, request.receive):
+            output = await entry.dispatcher.inference(input_data, _call(request, request.call_id, left))
+        self._count_tokens(entry.name, output)
+        return output
+
+    async def ask_all(
+        self, request: Request, entry: Entry, inputs: Sequence[Any | WorkflowError]
+    ) -> list[Any | WorkflowError]:
+        """One outcome per input, in order, all asked at once; an input that is an error already is its own outcome."""
+        left = _seconds(request, request.limits.deadline_s)
+
+        async def one(index: int, input_data: Any) -> Any:
+            if isinstance(input_data, WorkflowError):
+                return input_data
+            return await entry.dispatcher.inference(input_data, _call(request, f"{request.call_id}-{index}", left))
+
+        with Watch(left + GRACE_S, request.receive):
+            outcomes = await asyncio.gather(*map(one, range(len(inputs)), inputs), return_exceptions=True)
+        for index, outcome in enumerate(outcomes):
+            if isinstance(outcome, BaseException) and not isinstance(outcome, WorkflowError):
+                log.error("request %s: member %d failed", request.id, index, exc_info=outcome)
+                outcomes[index] = WorkflowError()
+            else:
+                self._count_tokens(entry.name, outcome)
+        return outcomes
+
+    async def stream(
+        self, request: Request, entry: Entry, input_data: Any, event: Callable[[Any], bytes] = json_event
+    ) -> None:
+        """Answer with the workflow's stream. Raises the error tree before the first chunk; tells later errors in-band."""
+        if not self.card(entry).streams:
+            raise Unsupported("this workflow does not stream")
+        limits = request.limits
+        total_s = _seconds(request, limits.stream_s)
+
+        def counted(chunk: Any) -> bytes:
+            self._count_tokens(entry.name, chunk)
+            return event(chunk)
+
+        groups = entry.dispatcher.stream(input_data, _call(request, request.call_id, total_s))
+        await send_events(request, groups, first_chunk_s=limits.stream_first_chunk_s, total_s=total_s, event=counted)
+
+    def _count_tokens(self, name: str, output: Any) -> None:
+        """Answers and last chunks of text workflows carry `usage`, embeddings `tokens`."""
+        if not isinstance(output, dict):
+            return
+        usage = output.get("usage")
+        if isinstance(usage, dict):
+            prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+            if type(prompt) is int and type(completion) is int:
+                self.metrics.tokens(name, prompt, completion)
+        elif "embedding" in output and type(output.get("tokens")) is int:
+            self.metrics.tokens(name, output["tokens"], 0)
+
+
+def _seconds(request: Request, allowed: float, at_most_s: float | None = None) -> float:
+    """How long this request may take: what is configured, or less if the caller says so."""
+    header = request.headers.get(b"x-deadline-s")
+    if header is not None:
+        if not _SECONDS.fullmatch(header) or float(header) <= 0:
+            raise InvalidInput("the header x-deadline-s must be a positive number of seconds", param="x-deadline-s")
+        allowed = min(allowed, float(header))
+    return allowed if at_most_s is None else min(allowed, at_most_s)
+
+
+def _call(request: Request, call_id: str, seconds: float) -> CallContext:
+    trace = request.headers.get(b"traceparent")
+    return CallContext(
+        request_id=call_id,
+        deadline=time.monotonic() + seconds,
+        key_id=request.key.id,
+        traceparent=trace.decode() if trace is not None and _TRACEPARENT.fullmatch(trace) else None,
+    )

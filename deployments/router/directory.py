@@ -1,0 +1,57 @@
+"""Which workflows there are right now, by name and alias. No Ray: discovery fills it in, protocols read it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from deployments.router.dispatch import Dispatcher
+from workflows.card import Card
+from workflows.errors import ModelNotFound
+
+__all__ = ["Directory", "Entry", "State"]
+
+State = Literal["loading", "ready", "failed", "stopping"]
+
+
+@dataclass(slots=True)
+class Entry:
+    """One workflow application.
+
+    Attributes:
+        reason: What is wrong, for callers; a ready one may have a reason, if an upgrade of it failed.
+        detail: The same for operators: with the text of an exception that is not ours, which may hold paths.
+        card: None until the workflow was first ready; kept while it is upgraded.
+    """
+
+    name: str
+    dispatcher: Dispatcher
+    state: State = "loading"
+    reason: str = ""
+    detail: str = ""
+    card: Card | None = None
+
+
+@dataclass(slots=True)
+class Directory:
+    """All entries. Belongs to the router's event loop."""
+
+    _entries: dict[str, Entry] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Entries by name, in alphabetical order."""
+        return iter(sorted(self._entries.values(), key=lambda entry: entry.name))
+
+    def find(self, name: str) -> Entry:
+        """The entry of this name or alias; raises ModelNotFound."""
+        entry = self._entries.get(name) or next((e for e in self if e.card and name in e.card.aliases), None)
+        if entry is None:
+            raise ModelNotFound()
+        return entry
+
+    def put(self, entry: Entry) -> None:
+        self._entries[entry.name] = entry
+
+    def remove(self, name: str) -> None:
+        self._entries.pop(name, None)

@@ -1,0 +1,172 @@
+"""Keeps the directory in step with Serve: which workflow applications exist, how they are, and their cards."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from ray import serve
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, ServeStatus
+
+from deployments.ray_client import DEPLOYMENT, RayClient
+from deployments.router.directory import Directory, Entry, State
+from deployments.router.dispatch import Dispatcher
+from workflows.errors import ModelNotFound, WorkflowError
+
+__all__ = ["Discovery"]
+
+log = logging.getLogger(__name__)
+
+PERIOD_S: Final = 1.0
+STATUS_TIMEOUT_S: Final = 30.0
+CARD_TIMEOUT_S: Final = 10.0
+FIRST_LOOK_S: Final = 15.0
+_CONFIG_ERROR: Final = "deployments.building.ConfigError"
+_MARKED: Final = re.compile(r"SETUP-FAILED<(.*?)>SETUP-FAILED", re.DOTALL)
+
+
+class Discovery:
+    """Looks at Serve's status every second. Belongs to the router's event loop.
+
+    Args:
+        dispatcher: Makes the dispatcher of a newly found workflow.
+    """
+
+    def __init__(self, directory: Directory, dispatcher: Callable[[str, RayClient], Dispatcher]) -> None:
+        self._directory = directory
+        self._dispatcher = dispatcher
+        self._seen: dict[str, float] = {}  # when the deployment, whose card we have, was last changed
+        self._replicas: dict[str, int] = {}
+        self._looking: dict[str, asyncio.Task[None]] = {}
+        self._looked = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    async def start(self) -> None:
+        """Returns once what runs now is known, so that a router that takes over from another knows no less than it did;
+        or after a few seconds without that, because a router must come up even if the controller is slow."""
+        self._task = asyncio.create_task(self._watch(), name="discovery")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_LOOK_S):
+                await self._looked.wait()
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            tasks = [self._task, *self._looking.values()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(STATUS_TIMEOUT_S):
+                    status = await asyncio.to_thread(serve.status)
+                if status.applications:  # none, not even the router's own: no controller was found
+                    await self._look(status)
+                    self._looked.set()
+            except Exception:
+                # The controller may be restarting: what is known stays known, and traffic goes on.
+                log.warning("Serve's status could not be read", exc_info=True)
+            await asyncio.sleep(PERIOD_S)
+
+    async def _look(self, status: ServeStatus) -> None:
+        known = {entry.name for entry in self._directory}
+        for name in known - status.applications.keys():
+            self._directory.remove(name)
+            self._seen.pop(name, None)
+            self._replicas.pop(name, None)
+        for name, app in status.applications.items():
+            if name not in self._looking:  # a replica that does not answer holds up its own application alone
+                self._looking[name] = asyncio.create_task(self._look_at(name, app, name in known))
+        if not self._looked.is_set():
+            await asyncio.wait(self._looking.values())
+
+    async def _look_at(self, name: str, app: ApplicationStatusOverview, known: bool) -> None:
+        try:
+            if known or await self._is_new_workflow(name, app):
+                await self._update(name, app)
+        except Exception:  # one application's trouble is not the others'
+            log.warning("workflow %s could not be looked at", name, exc_info=True)
+        finally:
+            del self._looking[name]
+
+    async def _is_new_workflow(self, name: str, app: ApplicationStatusOverview) -> bool:
+        """Adds what was built by `deployments.app:workflow`, and nobody else's applications."""
+        if app.deployments and DEPLOYMENT not in app.deployments:
+            return False
+        try:
+            # One that could not be built yet is known by what our builder said.
+            client = await RayClient.of_application(name, must_exist=_CONFIG_ERROR not in app.message)
+        except ModelNotFound:
+            return False  # not built yet, or somebody else's
+        self._directory.put(Entry(name, self._dispatcher(name, client)))
+        return True
+
+    async def _update(self, name: str, app: ApplicationStatusOverview) -> None:
+        entry = next((entry for entry in self._directory if entry.name == name), None)
+        if entry is None:
+            return  # removed meanwhile
+        if app.deployments:
+            self._replicas[name] = _running(app)
+        # While an application is built anew, Serve lists no deployments for it; its old replicas still run.
+        replicas = self._replicas.get(name, 0)
+        if (replicas or not app.deployments) and self._seen.get(name) != app.last_deployed_time_s:
+            await self._fetch_card(entry)
+            if entry.card is not None and app.status == ApplicationStatus.RUNNING:
+                self._seen[name] = app.last_deployed_time_s
+            if entry.card is not None and not app.deployments:
+                replicas = self._replicas.setdefault(name, 1)  # it gave its card, so one runs
+        if entry.card is not None:
+            entry.dispatcher.configure(entry.card, replicas)
+        entry.state, entry.reason, entry.detail = _state(app, replicas, entry.card is not None)
+
+    async def _fetch_card(self, entry: Entry) -> None:
+        try:
+            async with asyncio.timeout(CARD_TIMEOUT_S):
+                entry.card = await entry.dispatcher.client.card()
+        except (WorkflowError, TimeoutError):
+            log.warning("no card from workflow %s yet", entry.name)
+
+
+def _running(app: ApplicationStatusOverview) -> int:
+    deployment = app.deployments.get(DEPLOYMENT)
+    states: dict[Any, int] = dict(deployment.replica_states) if deployment else {}
+    return sum(count for state, count in states.items() if getattr(state, "value", state) == "RUNNING")
+
+
+def _state(app: ApplicationStatusOverview, replicas: int, known: bool) -> tuple[State, str, str]:
+    """State, reason and detail. Replicas that run can answer, whatever is being deployed or has failed beside them."""
+    reason, detail = _failure(app)
+    serves = known and (replicas > 0 or app.status == ApplicationStatus.RUNNING)  # RUNNING with none: scaled to zero
+    state: State
+    if app.status == ApplicationStatus.DELETING:
+        state, reason = "stopping", "being removed"
+    elif serves:
+        state = "ready"
+    elif app.status == ApplicationStatus.DEPLOY_FAILED or reason:
+        state, reason = "failed", reason or "the deployment failed; its log says why"
+    else:
+        state, reason = "loading", "being restarted" if known else "no running replica yet"
+    return state, reason, detail or reason
+
+
+def _failure(app: ApplicationStatusOverview) -> tuple[str, str]:
+    """Reason and detail as our own code put them between marks; the rest of Serve's text is full of paths and pids."""
+    for text in (app.message, *(deployment.message for deployment in app.deployments.values())):
+        for found in reversed(_MARKED.findall(text)):
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                said = json.loads(found)
+                return str(said["reason"]), str(said["detail"])
+    if _CONFIG_ERROR in app.message:
+        detail = app.message.rpartition(_CONFIG_ERROR)[2].strip(": ").partition("\n")[0]
+        return "its configuration is wrong; the log says how", detail[:512]
+    return "", ""

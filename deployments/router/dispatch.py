@@ -1,0 +1,276 @@
+"""Who answers, by when, and what happens if the caller leaves. One dispatcher per workflow; no Ray, no HTTP.
+
+Requests that arrive while calls are out travel together in the next call (an envelope); an idle path sends at once.
+
+    inference -> waiting -> [call] -> outcome          every path out of here is one of:
+                   |          |                        an output, an error of the tree, or the caller is gone
+                   |          +- the replica is lost: once more if the workflow is retry-safe and time is left
+                   +- deadline, or no room: refused, and nothing has run
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from copy import copy
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from deployments.client import Item, Outcome, Timing, WorkflowClient
+from deployments.deadlines import given_up
+from workflows.batch import as_error
+from workflows.card import Card
+from workflows.context import CallContext
+from workflows.errors import DeadlineExceeded, Overloaded, ReplicaLost, WorkflowError
+
+__all__ = ["Dispatcher"]
+
+log = logging.getLogger(__name__)
+
+MAX_ENVELOPE: Final = 64
+MAX_ENVELOPE_BYTES: Final = 16 << 20  # of arrays and text; far below what one gRPC message of a handle may hold
+CALLS_PER_REPLICA: Final = 4
+ATTEMPTS: Final = 2
+
+
+@dataclass(slots=True, eq=False)
+class _Pending:
+    """A request that was taken in; `call` is the one it travels in, once it was sent."""
+
+    item: Item
+    answer: asyncio.Future[Any]
+    attempts: int = 0
+    call: _Call | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    envelope: list[_Pending]
+    task: asyncio.Task[None]
+
+
+def _ignore(timing: Timing) -> None: ...
+
+
+class Dispatcher:
+    """The way to one workflow. All methods belong to one event loop.
+
+    Args:
+        client: Where the workflow is.
+        max_queue: Requests that may wait here; one more is refused. May be changed while running.
+        observe: Told where each item's time went.
+    """
+
+    def __init__(
+        self, client: WorkflowClient, *, max_queue: int = 1024, observe: Callable[[Timing], None] = _ignore
+    ) -> None:
+        self.client = client
+        self.max_queue = max_queue
+        self._observe = observe
+        self._retry_safe = False
+        self._max_calls = CALLS_PER_REPLICA
+        self._waiting: deque[_Pending] = deque()
+        self._calls: set[_Call] = set()
+        self._room: int | None = None  # as many as the replicas would take: what they would refuse is refused here
+        self._taken = 0
+        self._pump_due = False
+        self._streams = 0
+        self._dropped: list[str] = []
+        self._telling: asyncio.Task[None] | None = None
+
+    def configure(self, card: Card, replicas: int) -> None:
+        """Adopt what the workflow says of itself, and how many replicas share the work."""
+        self._retry_safe = card.retry_safe
+        self._max_calls = max(CALLS_PER_REPLICA, card.concurrency) * max(1, replicas)
+        at_once = max(card.concurrency, card.batching.max_size if card.batching else 1)
+        self._room = None if card.max_queue is None else (card.max_queue + at_once) * max(1, replicas)
+        self._pump_soon()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have not been sent yet."""
+        return len(self._waiting)
+
+    @property
+    def load(self) -> int:
+        """Requests and streams that have been taken in and not been answered."""
+        sent = sum(not pending.answer.done() for call in self._calls for pending in call.envelope)
+        return len(self._waiting) + sent + self._streams
+
+    async def inference(self, input_data: Any, call: CallContext) -> Any:
+        """Plain input to plain output. Raises the error tree; cancelling it drops the request if it has not started."""
+        if len(self._waiting) >= self.max_queue or (self._room is not None and self._taken >= self._room):
+            raise Overloaded("too many requests are waiting for this workflow")
+        loop = asyncio.get_running_loop()
+        pending = _Pending(Item(input_data, call), loop.create_future())
+        left = call.seconds_left()
+        alarm = None if left is None else loop.call_later(left, self._expire, pending)
+        self._waiting.append(pending)
+        self._taken += 1
+        self._pump_soon()
+        try:
+            return await pending.answer
+        except asyncio.CancelledError:
+            self._drop(pending)
+            raise
+        finally:
+            self._taken -= 1
+            if alarm is not None:
+                alarm.cancel()
+
+    async def stream(self, input_data: Any, call: CallContext) -> AsyncGenerator[list[Any]]:
+        """Plain input to groups of plain chunks. Raises the error tree; close it (`aclose`) when the caller leaves."""
+        if self._streams >= self.max_queue:
+            raise Overloaded("too many streams are open on this workflow")
+        late = given_up(call)
+        if late is not None:
+            raise late
+        self._streams += 1
+        try:
+            for attempt in range(1, ATTEMPTS + 1):
+                begun = False
+                try:
+                    async with aclosing(self.client.stream(Item(input_data, call))) as groups:
+                        async for group in groups:
+                            begun = True
+                            yield group
+                    return
+                except ReplicaLost:
+                    if begun or attempt == ATTEMPTS or not self._may_retry(call):
+                        raise
+                except WorkflowError:
+                    raise
+                except Exception as error:
+                    raise as_error(error, call.request_id) from error
+        finally:
+            self._streams -= 1
+
+    # ---- envelopes -----------------------------------------------------------------------------------------------------
+
+    def _pump_soon(self) -> None:
+        """Send at the end of this turn of the loop: requests that came in the same turn travel together."""
+        if not self._pump_due:
+            self._pump_due = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pump_due = False
+        while self._waiting and len(self._calls) < self._max_calls:
+            envelope = self._fill()
+            if envelope:
+                self._begin(envelope)
+
+    def _fill(self) -> list[_Pending]:
+        """The next envelope: those at the head of the queue that are still wanted, as many as travel well together."""
+        envelope: list[_Pending] = []
+        size = 0
+        while self._waiting and len(envelope) < MAX_ENVELOPE:
+            pending = self._waiting[0]
+            size += _bytes_of(pending.item.input_data)
+            if envelope and size > MAX_ENVELOPE_BYTES:
+                break
+            self._waiting.popleft()
+            late = given_up(pending.item.call, begun=pending.attempts > 0)
+            if pending.answer.done():
+                continue
+            if late is not None:  # its alarm is late, too
+                pending.answer.set_exception(late)
+                continue
+            pending.attempts += 1
+            envelope.append(pending)
+        return envelope
+
+    def _begin(self, envelope: list[_Pending]) -> None:
+        call = _Call(envelope, asyncio.create_task(self._send(envelope)))
+        for pending in envelope:
+            pending.call = call
+        self._calls.add(call)
+        call.task.add_done_callback(lambda _: self._ended(call))
+
+    def _ended(self, call: _Call) -> None:
+        self._calls.discard(call)
+        self._pump()
+
+    async def _send(self, envelope: list[_Pending]) -> None:
+        try:
+            async with aclosing(self.client.submit([pending.item for pending in envelope])) as groups:
+                async for group in groups:
+                    for index, outcome in group:
+                        self._settle(envelope[index], outcome)
+            self._fail(envelope, ReplicaLost(may_have_run=True))  # of no effect where all have their outcome
+        except Exception as error:  # noqa: BLE001 - whatever it is, it becomes the answer to the whole envelope
+            self._fail(envelope, as_error(error))
+
+    def _settle(self, pending: _Pending, outcome: Outcome) -> None:
+        self._observe(outcome.timing)
+        if pending.answer.done():
+            return
+        if outcome.error is not None:
+            pending.answer.set_exception(outcome.error)
+        else:
+            pending.answer.set_result(outcome.output)
+
+    def _fail(self, envelope: list[_Pending], error: WorkflowError) -> None:
+        """What has no outcome yet goes back to the head of the queue if it may be tried again, else gets the error."""
+        again: list[_Pending] = []
+        for pending in envelope:
+            if pending.answer.done():
+                continue
+            lost = isinstance(error, ReplicaLost)
+            if lost and pending.attempts < ATTEMPTS and self._may_retry(pending.item.call):
+                pending.call = None
+                again.append(pending)
+            else:
+                # Each its own: an exception that several tasks raise would collect all their tracebacks.
+                pending.answer.set_exception(copy(error))
+        self._waiting.extendleft(reversed(again))
+        if again:
+            self._pump_soon()
+
+    def _may_retry(self, call: CallContext) -> bool:
+        return self._retry_safe and given_up(call) is None
+
+    # ---- callers who leave ----------------------------------------------------------------------------------------------
+
+    def _expire(self, pending: _Pending) -> None:
+        if not pending.answer.done():
+            pending.answer.set_exception(DeadlineExceeded(may_have_run=pending.attempts > 0))
+            self._drop(pending)
+
+    def _drop(self, pending: _Pending) -> None:
+        """Nobody waits for this answer any more. A call that nobody waits for at all is given up as a whole."""
+        pending.item.call.cancel()
+        if pending.call is None:
+            if pending in self._waiting:
+                self._waiting.remove(pending)
+        elif all(other.answer.done() for other in pending.call.envelope):
+            pending.call.task.cancel()
+        else:
+            self._dropped.append(pending.item.call.request_id)
+            if self._telling is None:
+                self._telling = asyncio.create_task(self._tell_dropped())
+
+    async def _tell_dropped(self) -> None:
+        """One message for all that left while the last one was under way."""
+        try:
+            while self._dropped:
+                request_ids, self._dropped = self._dropped, []
+                await self.client.cancel(request_ids)
+        except Exception:
+            log.debug("could not tell the replicas who left", exc_info=True)  # they find out at the deadline
+        finally:
+            self._telling = None
+
+
+def _bytes_of(value: Any) -> int:
+    """What an input weighs on its way: arrays and texts, in nested mappings; the rest is small change."""
+    if isinstance(value, dict):
+        return sum(map(_bytes_of, value.values()))
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    return len(value) if isinstance(value, str | bytes) else 0

@@ -1,0 +1,177 @@
+"""What the router counts, and its Prometheus text. A count is a few dictionary look-ups; everything else waits for a scrape.
+
+Labels are bounded: workflow names come from the directory, unknown ones are never labels, and beyond
+`MAX_WORKFLOWS` different ones further names are counted as `other`. Belongs to the router's event loop.
+
+Replicas of the router that share a port are scraped by chance, one or the other: every series says with the label
+`replica` whose it is, so that none looks as if it went backwards. Sum over it; a replica that is gone adds nothing more.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from typing import Final
+
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector, CollectorRegistry
+from prometheus_client.utils import floatToGoString
+
+from deployments.client import Timing
+
+__all__ = ["CONTENT_TYPE", "Metrics"]
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+MAX_WORKFLOWS: Final = 512
+SECONDS: Final = (
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    300.0,
+)
+ITEMS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class _Histogram:
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def add(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def cumulated(self) -> list[tuple[str, float]]:
+        running, buckets = 0, []
+        for bound, count in zip((*map(floatToGoString, self.bounds), "+Inf"), self.counts, strict=True):
+            running += count
+            buckets.append((bound, float(running)))
+        return buckets
+
+
+class _PerWorkflow:
+    __slots__ = ("batch", "completion_tokens", "model", "prompt_tokens", "queue")
+
+    def __init__(self) -> None:
+        self.queue = _Histogram(SECONDS)
+        self.model = _Histogram(SECONDS)
+        self.batch = _Histogram(ITEMS)
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+
+
+class Metrics(Collector):
+    """The router's counters.
+
+    Args:
+        replica: A short id of this replica, the same for as long as it lives.
+    """
+
+    def __init__(self, replica: str = "0") -> None:
+        self._replica = replica
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+        self._requests: dict[tuple[str, str, str], int] = {}
+        self._latency: dict[tuple[str, str], _Histogram] = {}
+        self._workflows: dict[str, _PerWorkflow] = {}
+
+    def observe_request(self, protocol: str, workflow: str, code: str, seconds: float) -> None:
+        """One answered request: `code` is `ok` or an error's code; `workflow` a name of the directory or empty."""
+        if workflow:
+            self._of(workflow)
+            if workflow not in self._workflows:
+                workflow = "other"
+        requests = self._requests
+        counted = (protocol, workflow, code)
+        requests[counted] = requests.get(counted, 0) + 1
+        timed = (protocol, workflow)
+        latency = self._latency.get(timed)
+        if latency is None:
+            latency = self._latency[timed] = _Histogram(SECONDS)
+        latency.add(seconds)
+
+    def observe_outcome(self, workflow: str, timing: Timing) -> None:
+        """Where one item's time went in its replica. Items that never ran have no batch and no model time."""
+        found = self._of(workflow)
+        found.queue.add(timing.queue_s)
+        if timing.batch_size:
+            found.model.add(timing.model_s)
+            found.batch.add(timing.batch_size)
+
+    def tokens(self, workflow: str, prompt: int, completion: int) -> None:
+        found = self._of(workflow)
+        found.prompt_tokens += prompt
+        found.completion_tokens += completion
+
+    def exposition(self) -> bytes:
+        """Everything as Prometheus text."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._families():
+            for sample in family.samples:
+                sample.labels["replica"] = self._replica
+            yield family
+
+    def _families(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily(
+            "infernet_requests", "Requests by outcome: ok or an error's class.", labels=["protocol", "workflow", "code"]
+        )
+        for counted, count in self._requests.items():
+            requests.add_metric(counted, count)
+        yield requests
+        errors = CounterMetricFamily(
+            "infernet_errors", "Requests that did not end well.", labels=["protocol", "workflow", "code"]
+        )
+        for counted, count in self._requests.items():
+            if counted[2] != "ok":
+                errors.add_metric(counted, count)
+        yield errors
+        latency = HistogramMetricFamily(
+            "infernet_request_seconds",
+            "From a request's head to the end of its answer.",
+            labels=["protocol", "workflow"],
+        )
+        for timed, histogram in self._latency.items():
+            latency.add_metric(timed, histogram.cumulated(), histogram.total)
+        yield latency
+        yield from self._collect_workflows()
+
+    def _collect_workflows(self) -> Iterator[Metric]:
+        queue = HistogramMetricFamily("infernet_queue_seconds", "An item's wait in its replica.", labels=["workflow"])
+        model = HistogramMetricFamily("infernet_model_seconds", "The model's time for a batch.", labels=["workflow"])
+        batch = HistogramMetricFamily("infernet_batch_items", "Items in an item's batch.", labels=["workflow"])
+        tokens = CounterMetricFamily("infernet_tokens", "Tokens read and made.", labels=["workflow", "direction"])
+        for name, found in self._workflows.items():
+            queue.add_metric([name], found.queue.cumulated(), found.queue.total)
+            model.add_metric([name], found.model.cumulated(), found.model.total)
+            batch.add_metric([name], found.batch.cumulated(), found.batch.total)
+            if found.prompt_tokens or found.completion_tokens:
+                tokens.add_metric([name, "prompt"], found.prompt_tokens)
+                tokens.add_metric([name, "completion"], found.completion_tokens)
+        yield from (queue, model, batch, tokens)
+
+    def _of(self, workflow: str) -> _PerWorkflow:
+        found = self._workflows.get(workflow)
+        if found is None:
+            if len(self._workflows) >= MAX_WORKFLOWS:
+                workflow = "other"
+            found = self._workflows.setdefault(workflow, _PerWorkflow())
+        return found
