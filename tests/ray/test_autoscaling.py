@@ -1,0 +1,60 @@
+"""Serve scales a workflow by the items its replicas hold, which Serve itself cannot see."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+from ray import serve
+
+from deployments.ray_client import DEPLOYMENT
+from tests.ray.cluster import Cluster, states
+from tests.ray.waiting import until
+
+Deploy = Callable[..., Any]
+
+
+async def test_waiting_items_bring_further_replicas(default_system: Cluster, deployed: Deploy, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    scaling = {
+        "min_replicas": 1,
+        "max_replicas": 2,
+        "upscale_delay_s": 0,
+        "metrics_interval_s": 0.2,
+        "look_back_period_s": 1,
+        "policy": {
+            "policy_function": "deployments.autoscaling:by_items",
+            "policy_kwargs": {"target_items": 4},
+        },
+    }
+    options = {"gate": str(gate), "closed": str(tmp_path / "closed")}
+    deployed("gated", "tests.ray.sample_workflows.GatedStream", options, autoscaling_config=scaling)
+    until(lambda: states(default_system).get("gated") == "ready", seconds=20, what=lambda: "gated ready")
+
+    async with httpx.AsyncClient(base_url=default_system.url, timeout=120) as http:
+        asked = [asyncio.create_task(http.post("/v1/workflows/gated/inference", json=3)) for _ in range(12)]
+        await asyncio.to_thread(until, lambda: replicas("gated") == 2, seconds=60, what=lambda: f"{replicas('gated')}")
+        release = asyncio.create_task(asyncio.to_thread(open_the_gate, gate, asked))
+        answers = await asyncio.gather(*asked)
+        await release
+
+    assert [answer.json() for answer in answers] == [[0, 1, 2]] * 12
+
+
+def replicas(application: str) -> int:
+    states = serve.status().applications[application].deployments[DEPLOYMENT].replica_states
+    return sum(count for state, count in states.items() if getattr(state, "value", state) == "RUNNING")
+
+
+def open_the_gate(gate: Path, asked: list[asyncio.Task[Any]]) -> None:
+    """Lets through whoever stands at it, until nobody is left to come."""
+    while not all(task.done() for task in asked):
+        try:
+            os.close(os.open(gate, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:  # nobody stands there right now
+            os.sched_yield()

@@ -1,0 +1,187 @@
+"""What is counted and logged: bounded, complete, and never what was said."""
+
+import asyncio
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from deployments.client import Timing
+from deployments.router.access_log import access_log_files
+from deployments.router.keys import Keys, mint_key
+from deployments.router.metrics import MAX_WORKFLOWS, Metrics
+from tests.router.router_front import Front, ScriptedClient
+from workflows.context import CallContext
+from workflows.errors import InvalidInput
+
+PATH = "/v1/workflows/m/inference"
+
+
+def samples(text: str) -> dict[tuple[str, tuple[str, ...]], float]:
+    """By name and label values but the replica's, in the order of the labels' names."""
+    return {
+        (sample.name, tuple(sample.labels[label] for label in sorted(sample.labels.keys() - {"replica"}))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+async def test_requests_are_counted_by_protocol_workflow_and_outcome() -> None:
+    async def picky(input_data: Any, call: CallContext) -> Any:
+        if input_data == 1:
+            raise InvalidInput
+        return input_data
+
+    house = Front()
+    house.add("m", ScriptedClient(picky))
+    for body in (0, 0, 1):
+        await house.post(PATH, body)
+    await house.get("/v2/models/m")
+    await house.get("/v2/models/none")
+    answer = await house.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    found = samples(answer.text)
+    assert found["infernet_requests_total", ("ok", "native", "m")] == 2
+    assert found["infernet_requests_total", ("invalid", "native", "m")] == 1
+    assert found["infernet_errors_total", ("invalid", "native", "m")] == 1
+    assert ("infernet_errors_total", ("ok", "native", "m")) not in found
+    assert found["infernet_requests_total", ("ok", "open_inference", "m")] == 1
+    assert found["infernet_requests_total", ("no_model", "open_inference", "")] == 1
+    assert found["infernet_request_seconds_count", ("native", "m")] == 3
+    assert found["infernet_request_seconds_bucket", ("+Inf", "native", "m")] == 3
+    assert found["infernet_queue_seconds_sum", ("m",)] == pytest.approx(3 * 0.002, abs=0.003)
+    assert found["infernet_batch_items_count", ("m",)] == 2
+
+
+async def test_every_series_says_which_replica_it_is_of() -> None:
+    metrics = Metrics("a1b2")
+    metrics.observe_request("native", "m", "ok", 0.1)
+    metrics.observe_request("native", "m", "invalid", 0.1)
+    metrics.observe_outcome("m", Timing(0.1, 0.1, 1))
+    metrics.tokens("m", 1, 1)
+    families = list(text_string_to_metric_families(metrics.exposition().decode()))
+    assert len(families) == 7
+    for family in families:
+        assert {sample.labels["replica"] for sample in family.samples} == {"a1b2"}
+
+
+async def test_names_that_callers_invent_are_no_labels() -> None:
+    house = Front()
+    house.add("m")
+    await house.get("/metrics")
+    before = len((await house.get("/metrics")).text)
+    for i in range(200):
+        await house.get(f"/v2/models/canary{i}")
+        await house.get(f"/canary{i}", headers={"x-request-id": f"canary{i}", "user-agent": f"canary{i}"})
+    after = (await house.get("/metrics")).text
+    assert "canary" not in after
+    assert len(after) < before + 8000
+
+
+def test_workflows_that_come_and_go_for_ever_become_other() -> None:
+    metrics = Metrics()
+    for i in range(MAX_WORKFLOWS + 50):
+        metrics.observe_request("native", f"w{i}", "ok", 0.1)
+        metrics.observe_outcome(f"w{i}", Timing(0.1, 0.1, 1))
+        metrics.tokens(f"w{i}", 1, 1)
+    found = samples(metrics.exposition().decode())
+    assert found["infernet_requests_total", ("ok", "native", "other")] == 50
+    assert found["infernet_batch_items_count", ("other",)] == 50
+    assert found["infernet_tokens_total", ("prompt", "other")] == 50
+
+
+def test_buckets_hold_what_is_at_most_their_bound() -> None:
+    metrics = Metrics()
+    for size in (1, 2, 3, 5000):
+        metrics.observe_outcome("m", Timing(0.0, 0.0, size))
+    found = samples(metrics.exposition().decode())
+    assert [found["infernet_batch_items_bucket", (bound, "m")] for bound in ("1.0", "2.0", "4.0", "+Inf")] == [
+        1,
+        2,
+        3,
+        4,
+    ]
+
+
+async def test_embeddings_count_their_tokens() -> None:
+    async def embed(input_data: Any, call: CallContext) -> Any:
+        return {"embedding": [1.0], "tokens": 7}
+
+    house = Front()
+    house.add("m", ScriptedClient(embed), kind="embed")
+    await house.post(PATH, [{"text": "a"}, {"text": "b"}])
+    assert samples((await house.get("/metrics")).text)["infernet_tokens_total", ("prompt", "m")] == 14
+
+
+async def test_one_line_per_request_says_everything_but_what_was_said() -> None:
+    secret, stored = mint_key("team-b")
+    house = Front(Keys([stored]))
+    house.add("m")
+    body = {"text": "canary-prompt"}
+    answer = await house.post(PATH, body, headers={"x-api-key": secret})
+    (text,) = house.lines.texts
+    line = json.loads(text)
+    assert line.pop("ts") > 1.7e9
+    assert line.pop("ms") > 0
+    assert line == {
+        "request_id": answer.headers["x-request-id"],
+        "method": "POST",
+        "route": "/v1/workflows/{name}/inference",
+        "protocol": "native",
+        "workflow": "m",
+        "status": 200,
+        "code": "ok",
+        "bytes_in": len(answer.request.content),
+        "bytes_out": len(answer.content),
+        "key": "team-b",
+        "chunks": 0,
+    }
+    await house.get("/v2?api_key=canary", headers={"x-api-key": "canary"})
+    assert house.lines.last["key"] == "none"
+    assert len(house.lines.texts) == 2
+    assert "canary" not in "".join(house.lines.texts)
+    assert secret not in "".join(house.lines.texts)
+
+
+def test_every_process_has_its_own_log_and_old_ones_are_removed(tmp_path: Path) -> None:
+    none = 10_000_000  # there is no process with such an id
+    for pid in range(none + 1, none + 12):
+        for name in (f"access_{pid}.log", f"access_{pid}.log.1"):
+            (tmp_path / name).touch()
+            os.utime(tmp_path / name, (pid, pid))
+    foreign = {"access.log", "access_x.log", "other_1.log", "access_1.log.gz"}
+    for name in foreign:
+        (tmp_path / name).touch()
+    log = access_log_files(tmp_path / "access.log")
+    log.handle(logging.LogRecord("a", logging.INFO, "", 0, "line", None, None))
+    log.close()
+    own = f"access_{os.getpid()}.log"
+    assert (tmp_path / own).read_text() == "line\n"
+    kept = {f"access_{pid}.log{end}" for pid in range(none + 5, none + 12) for end in ("", ".1")}
+    assert {file.name for file in tmp_path.iterdir()} == {own, *foreign, *kept}
+
+
+async def test_a_line_cannot_be_forged() -> None:
+    house = Front()
+    for hostile in ("\n{}", "\x1b[2J", "\u2028", "\u202e", '","a":"'):
+        await house.request(
+            "GET", "/" + quote(hostile), headers={"x-request-id": hostile.encode(), "user-agent": hostile.encode()}
+        )
+        await house.request("CANARY", "/v2")
+    for text in house.lines.texts:
+        assert text.isascii()
+        assert text.isprintable()
+        assert json.loads(text)["method"] in {"GET", "other"}
+
+
+async def test_concurrent_requests_have_their_own_lines() -> None:
+    house = Front()
+    house.add("m")
+    answers = await asyncio.gather(*(house.post(PATH, i) for i in range(20)))
+    logged = {json.loads(text)["request_id"] for text in house.lines.texts}
+    assert logged == {answer.headers["x-request-id"] for answer in answers}

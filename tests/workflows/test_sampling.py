@@ -1,0 +1,82 @@
+"""Choosing the next token, measured on distributions that are known."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from workflows.errors import BadOutput
+from workflows.inference.sampling import TokenChooser
+from workflows.types import Sampling
+
+CHANCES = [0.5, 0.25, 0.15, 0.1]
+SCORES = torch.log(torch.tensor(CHANCES))
+
+
+def chosen(sampling: Sampling, scores: torch.Tensor = SCORES, times: int = 400) -> Counter[int]:
+    choose = TokenChooser(sampling, torch.Generator())
+    return Counter(choose(scores) for _ in range(times))
+
+
+def test_greedy_takes_the_best() -> None:
+    assert chosen(Sampling(temperature=0.0, top_p=0.01), torch.tensor([0.1, 3.0, 2.9]), times=1) == {1: 1}
+
+
+def test_sampling_follows_the_chances() -> None:
+    counts = chosen(Sampling(seed=1), times=2000)
+    for token, chance in enumerate(CHANCES):
+        assert counts[token] / 2000 == pytest.approx(chance, abs=0.05)
+
+
+def test_a_low_temperature_sharpens_and_the_lowest_is_greedy() -> None:
+    assert chosen(Sampling(temperature=0.5, seed=1))[0] > chosen(Sampling(seed=1))[0]
+    assert set(chosen(Sampling(temperature=1e-9, seed=1))) == {0}
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-50, 1e-38, 9e-6, 1e-5])
+def test_no_temperature_is_too_low(temperature: float) -> None:
+    assert set(chosen(Sampling(temperature=temperature, seed=1), torch.tensor([-100.0, 3.0, 2.9]))) == {1}
+
+
+def test_top_k_keeps_the_k_best() -> None:
+    assert set(chosen(Sampling(top_k=2, seed=1))) == {0, 1}
+    assert set(chosen(Sampling(top_k=1_000_000, seed=1))) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("top_p", "kept"), [(0.01, {0}), (0.5, {0}), (0.51, {0, 1}), (0.8, {0, 1, 2}), (1.0, {0, 1, 2, 3})]
+)
+def test_top_p_keeps_the_fewest_that_reach_p(top_p: float, kept: set[int]) -> None:
+    assert set(chosen(Sampling(top_p=top_p, seed=1))) == kept
+
+
+def test_top_p_counts_what_top_k_left() -> None:
+    # Of the two that top_k leaves, the first has two thirds.
+    assert set(chosen(Sampling(top_k=2, top_p=0.6, seed=1))) == {0}
+
+
+def test_a_seed_repeats_and_others_do_not_disturb() -> None:
+    alone = TokenChooser(Sampling(seed=7), torch.Generator())
+    expected = [alone(SCORES) for _ in range(30)]
+    again, other = TokenChooser(Sampling(seed=7), torch.Generator()), TokenChooser(Sampling(seed=8), torch.Generator())
+    got = []
+    for _ in range(30):
+        got.append(again(SCORES))
+        other(SCORES)
+        torch.rand(3)
+    assert got == expected
+    unseeded = [TokenChooser(Sampling(), torch.Generator()) for _ in range(2)]
+    first, second = ([choose(SCORES) for _ in range(60)] for choose in unseeded)
+    assert first != second
+
+
+def test_masked_tokens_are_never_chosen() -> None:
+    scores = torch.tensor([float("-inf"), 1.0, float("-inf"), 1.0])
+    assert set(chosen(Sampling(seed=1, top_p=0.99), scores)) == {1, 3}
+
+
+@pytest.mark.parametrize("scores", [[1.0, float("nan")], [float("-inf")] * 2, [float("inf"), 1.0]])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_scores_that_are_no_numbers_are_the_models_fault(scores: list[float], temperature: float) -> None:
+    with pytest.raises(BadOutput):
+        chosen(Sampling(temperature=temperature), torch.tensor(scores))
