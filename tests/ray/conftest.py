@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import ray
 from ray import serve
@@ -88,6 +89,13 @@ def default_system(cluster: Cluster) -> Cluster:
 
     until(ready, seconds=120, what=lambda: f"all of {names} ready, got {states(cluster)}")
     return cluster
+
+
+@pytest.fixture
+def http(default_system: Cluster) -> Iterator[httpx.Client]:
+    """A client of the router; closed with the test, because an open socket is an error wherever it is collected."""
+    with httpx.Client(base_url=default_system.url, timeout=60) as client:
+        yield client
 
 
 @pytest.fixture

@@ -23,11 +23,6 @@ from workflows.errors import InvalidInput, ModelNotFound
 DEMO = ROOT / "workflows" / "demo"
 
 
-@pytest.fixture
-def http(default_system: Cluster) -> httpx.Client:
-    return httpx.Client(base_url=default_system.url, timeout=60)
-
-
 def sample() -> dict[str, Any]:
     loaded: dict[str, Any] = json.loads((DEMO / "digits_sample.json").read_text())
     return loaded

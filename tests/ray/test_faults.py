@@ -55,12 +55,9 @@ async def test_a_killed_replica_costs_nobody_an_answer(default_system: Cluster, 
     assert where is not None
 
 
-def test_a_setup_that_fails_is_told_with_its_reason_and_the_others_answer(
-    default_system: Cluster, deployed: Deploy
-) -> None:
+def test_a_setup_that_fails_is_told_with_its_reason_and_the_others_answer(http: httpx.Client, deployed: Deploy) -> None:
     with contextlib.suppress(RuntimeError):  # serve.run says so, too
         deployed("refuses", "tests.ray.sample_workflows.RefusesToStart")
-    http = httpx.Client(base_url=default_system.url, timeout=60)
 
     def entry() -> dict[str, Any]:
         found: list[dict[str, Any]] = [
@@ -107,7 +104,7 @@ def _pid_of(application: str, deployment: str = "WorkflowDeployment") -> int:
     return int(found[0].pid or 0) if found else 0
 
 
-def test_a_wrong_file_ends_nothing_that_works(default_system: Cluster, deployed: Deploy) -> None:
+def test_a_wrong_file_ends_nothing_that_works(default_system: Cluster, http: httpx.Client) -> None:
     """Serve kills a replica whose `reconfigure` raises: ours goes on as it was, and says so in its log."""
     config = default_system.config()
     apps = {app["name"]: app for app in config["applications"]}
@@ -115,7 +112,6 @@ def test_a_wrong_file_ends_nothing_that_works(default_system: Cluster, deployed:
     apps["digits-onnx"]["deployments"][0]["user_config"] = {"batchin": {}}
     apps["digits-torch"]["args"]["options"]["wieghts"] = "x"
     image = {"inputs": {"image": {"dtype": "float32", "shape": [1, 64], "data": [1.0] * 64}}}
-    http = httpx.Client(base_url=default_system.url, timeout=60)
     router, digits = _pid_of("router", "Router"), _pid_of("digits-onnx")
 
     default_system.deploy(config)
