@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 
@@ -17,6 +18,12 @@ os.environ.update(
     RAY_AUTH_MODE="token",
     RAY_AUTH_TOKEN=secrets.token_hex(32),  # the Ray suite's cluster is nobody else's
 )
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: a garbage collection that looks through torch and its like again costs half a second."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
