@@ -10,7 +10,7 @@ from typing import Any
 
 from deployments.client import Item, Outcome, Timing
 from deployments.config import WorkflowSettings
-from deployments.deadlines import given_up
+from workflows.deadlines import given_up
 from deployments.wire import plain
 from workflows.async_base import AsyncInferenceWorkflow
 from workflows.base import Parsed

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from deployments.async_drive import AsyncDrive
 from deployments.client import Item, Outcome
 from deployments.config import WorkflowSettings
-from deployments.deadlines import given_up
+from workflows.deadlines import given_up
 from deployments.threaded_drive import ThreadedDrive
 from workflows.async_base import AsyncInferenceWorkflow
 from workflows.base import BaseInferenceWorkflow, Parsed

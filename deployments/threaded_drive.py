@@ -12,7 +12,7 @@ from typing import Any
 from deployments.batcher import Batcher, Entrant
 from deployments.client import Item, Outcome
 from deployments.config import WorkflowSettings
-from deployments.deadlines import given_up
+from workflows.deadlines import given_up
 from deployments.threads import ModelThread
 from deployments.wire import plain
 from workflows.base import BaseInferenceWorkflow, Parsed

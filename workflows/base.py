@@ -31,7 +31,8 @@ from workflows import types
 from workflows.batch import run_batch
 from workflows.card import Batching, Card, Load, Signature
 from workflows.context import CallContext, current_call
-from workflows.errors import Cancelled, DeadlineExceeded, InvalidInput, NotReady, Unsupported, WorkflowError
+from workflows.deadlines import given_up
+from workflows.errors import InvalidInput, NotReady, Unsupported, WorkflowError
 from workflows.generics import type_arguments
 from workflows.resources import Resources
 
@@ -367,9 +368,7 @@ def _while_wanted(chunks: Iterator[Any]) -> Iterator[Any]:
     """The chunks until the caller leaves or their time is up: a whole answer is given up where its stream would be."""
     call = current_call()
     for chunk in chunks:
-        left = call.seconds_left()
-        if call.cancelled:
-            raise Cancelled()
-        if left is not None and left <= 0:
-            raise DeadlineExceeded(may_have_run=True)
+        late = given_up(call, begun=True)
+        if late is not None:
+            raise late
         yield chunk

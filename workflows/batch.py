@@ -1,6 +1,6 @@
 """Running several inputs of a sync workflow at once: one outcome each, nobody pays for a neighbour.
 
-parse, preprocess   each alone: a bad input drops out here
+parse, preprocess   each alone: a bad input drops out here, and one that nobody waits for any more
 group               by bucket, at most `Batching.max_size` and `max_cost` together
 run                 do_run_batch; a batch that raises is halved until the culprit stands alone (retry_safe only)
 postprocess         each alone
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from workflows.context import CallContext, _current
+from workflows.deadlines import given_up
 from workflows.errors import WorkflowError
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def run_batch(
     items: list[_Item] = []
     for index, (value, call) in enumerate(zip(inputs, calls, strict=True)):
         try:
+            _require_wanted(call)
             with working_for(call):
                 parsed = workflow._once_parsed(value)
                 load = workflow.load_of(parsed)
@@ -105,11 +107,32 @@ def run_batch(
             outcomes[index] = as_error(error, call.request_id)
     together = workflow._defines("do_run_batch")
     limits = workflow.batch_limits
-    for group in _groups(items, limits.max_size, limits.max_cost):
+    for planned in _groups(items, limits.max_size, limits.max_cost):
+        group = _wanted(planned, outcomes)  # again: those that ran before took their time
+        if not group:
+            continue
         results = _run(workflow.do_run_batch, group, workflow.retry_safe) if together else _one_by_one(workflow, group)
         for item, result in zip(group, results, strict=True):
             outcomes[item.index] = _finish(workflow, item, result)
     return outcomes
+
+
+def _wanted(group: list[_Item], outcomes: list[Any]) -> list[_Item]:
+    """Those of a group that somebody still waits for; the others get their outcome."""
+    wanted: list[_Item] = []
+    for item in group:
+        late = given_up(item.call)
+        if late is None:
+            wanted.append(item)
+        else:
+            outcomes[item.index] = late
+    return wanted
+
+
+def _require_wanted(call: CallContext) -> None:
+    late = given_up(call)
+    if late is not None:
+        raise late
 
 
 def _groups(items: list[_Item], max_size: int, max_cost: float | None) -> Iterator[list[_Item]]:
@@ -132,6 +155,7 @@ def _one_by_one(workflow: BaseInferenceWorkflow[Any, Any, Any], group: list[_Ite
     results: list[Any] = []
     for item in group:
         try:
+            _require_wanted(item.call)
             with working_for(item.call):
                 results.append(workflow.do_run_model(item.prepared))
         except Exception as error:  # noqa: BLE001 - becomes this item's outcome

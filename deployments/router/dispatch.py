@@ -22,7 +22,7 @@ from typing import Any, Final
 import numpy as np
 
 from deployments.client import Item, Outcome, Timing, WorkflowClient
-from deployments.deadlines import given_up
+from workflows.deadlines import given_up
 from workflows.batch import as_error
 from workflows.card import Card
 from workflows.context import CallContext

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
 from workflows import BaseInferenceWorkflow, Batching, CallContext, WorkflowError, cancelled, current_call
-from workflows.errors import InvalidInput
+from workflows.errors import Cancelled, DeadlineExceeded, InvalidInput
 
 
 class Double(BaseInferenceWorkflow[int, int]):
@@ -139,3 +140,38 @@ def test_hooks_see_the_call_they_work_for() -> None:
     workflow = Curious().setup()
     assert workflow.inference_batch([1, 2], [CallContext("first"), left]) == ["first False", "second True"]
     assert workflow.inference(1) == " False"
+
+
+class Leaver(BaseInferenceWorkflow[int, int]):
+    """While number 1 runs, the callers of all others leave or run out of time."""
+
+    def __init__(self, calls: list[CallContext]) -> None:
+        self.calls = calls
+        self.ran: list[int] = []
+
+    def do_run_model(self, preprocessed_data: int) -> int:
+        self.ran.append(preprocessed_data)
+        self.calls[1].cancel()
+        self.calls[2].deadline = time.monotonic()
+        return preprocessed_data
+
+
+class BatchedLeaver(Leaver):
+    batching = Batching(max_size=1)
+
+    def do_run_batch(self, batch: list[int]) -> list[int]:
+        return [self.do_run_model(number) for number in batch]
+
+
+@pytest.mark.parametrize("kind", [Leaver, BatchedLeaver])
+def test_what_nobody_waits_for_any_more_does_not_run(kind: type[Leaver]) -> None:
+    calls = [CallContext() for _ in range(4)]
+    calls[3].cancel()
+    workflow = kind(calls).setup()
+    first, left, late, gone = workflow.inference_batch([1, 2, 3, 4], calls)
+    assert first == 1
+    assert isinstance(left, Cancelled)
+    assert isinstance(late, DeadlineExceeded)
+    assert not late.may_have_run
+    assert isinstance(gone, Cancelled)
+    assert workflow.ran == [1]
