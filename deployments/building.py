@@ -12,7 +12,7 @@ from deployments.config import WorkflowArgs
 from workflows.base import BaseInferenceWorkflow
 from workflows.errors import WorkflowError
 
-__all__ = ["ConfigError", "build_workflow", "parsed", "workflow_class"]
+__all__ = ["ConfigError", "build_workflow", "check_workflow", "imported", "parsed", "workflow_class"]
 
 AnyWorkflow = BaseInferenceWorkflow[Any, Any, Any]
 
@@ -29,13 +29,18 @@ class ConfigError(ValueError):
         super().__init__("; ".join(self.complaints))
 
 
+def imported(path: str, key: str) -> Any:
+    """What is called `package.module.name` or `package.module:name`. Raises ConfigError that names the key."""
+    module_name, _, name = path.replace(":", ".").rpartition(".")
+    try:
+        return getattr(import_module(module_name), name)
+    except (Exception, SystemExit) as cause:  # whatever the module does when it is imported
+        raise ConfigError(f"{key}: cannot import {path!r}: {_said(cause)}") from cause
+
+
 def workflow_class(path: str) -> type[AnyWorkflow]:
     """The class at `package.module.Class` or `package.module:Class`. Raises ConfigError."""
-    module_name, _, class_name = path.replace(":", ".").rpartition(".")
-    try:
-        found = getattr(import_module(module_name), class_name)
-    except (Exception, SystemExit) as cause:  # whatever the module does when it is imported
-        raise ConfigError(f"args.workflow: cannot import {path!r}: {_said(cause)}") from cause
+    found = imported(path, "args.workflow")
     if not (isinstance(found, type) and issubclass(found, BaseInferenceWorkflow)):
         raise ConfigError(f"args.workflow: {path!r} is not a BaseInferenceWorkflow")
     return found
@@ -49,6 +54,18 @@ def build_workflow(args: WorkflowArgs) -> AnyWorkflow:
     except ConfigError:
         raise
     except (Exception, SystemExit) as cause:  # whatever the class itself checks, or its annotations are
+        raise ConfigError(f"args.options: {_said(cause)}") from cause
+
+
+def check_workflow(args: WorkflowArgs) -> None:
+    """Raises ConfigError for an option that is wrong or names a file that is not here; loads no model.
+
+    Builders do not ask for the files: they may run on another machine of the cluster than the one that has them.
+    """
+    workflow = build_workflow(args)
+    try:
+        workflow.check_files()
+    except (Exception, SystemExit) as cause:
         raise ConfigError(f"args.options: {_said(cause)}") from cause
 
 

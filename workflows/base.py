@@ -135,6 +135,10 @@ class BaseInferenceWorkflow(ABC, Generic[In, Out, Chunk]):
         """A tensor model's inputs and outputs; called after `setup()`."""
         return None
 
+    def check_files(self) -> None:
+        """Raise WorkflowError where a file that the options name is missing; load nothing. Asked by
+        `python -m deployments check`, before anything is set up."""
+
     # ---- ours ------------------------------------------------------------------------------------------------------
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deployments.building import ConfigError, build_workflow, workflow_class
+from deployments.building import ConfigError, build_workflow, check_workflow, imported, workflow_class
 from deployments.config import WorkflowArgs
 from tests.deployments.configured import Configured, Place, Plain, Unresolved
 
@@ -116,3 +116,46 @@ def test_the_value_of_a_wrong_option_is_not_in_the_traceback() -> None:
     with pytest.raises(ConfigError) as wrong:
         build("Configured", size=1, api_token=token)
     assert token not in "".join(traceback.format_exception(wrong.value))
+
+
+DEMO = "package:workflows.demo"
+TORCH = {"module": "workflows.demo.digits:DigitsNet", "weights": "digits.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("workflow", "options"),
+    [
+        ("ONNXInferenceWorkflow", {"model": "digits.onnx"}),
+        ("TorchInferenceWorkflow", TORCH),
+        ("TransformersTextGenerationWorkflow", {"model": "tiny_gpt"}),
+        ("EmbeddingWorkflow", {"model": "tiny_gpt"}),  # whose content nobody looks at before it is loaded
+    ],
+)
+def test_a_missing_model_or_root_is_found_without_loading_anything(workflow: str, options: dict[str, Any]) -> None:
+    def check(**changed: Any) -> None:
+        check_workflow(WorkflowArgs(workflow=f"workflows.{workflow}", options={"root": DEMO, **options, **changed}))
+
+    check()
+    file = "weights" if "weights" in options else "model"
+    with pytest.raises(ConfigError, match=r"^args\.options: model 'nope' does not exist under its root$"):
+        check(**{file: "nope"})
+    with pytest.raises(ConfigError, match=r"^args\.options: package 'nope' is not installed$"):
+        check(root="package:nope")
+    with pytest.raises(ConfigError, match=r"^args\.options: model .* does not exist under its root$"):
+        check(root="/nope")
+
+
+def test_a_directory_is_no_onnx_model() -> None:
+    options = {"root": DEMO, "model": "tiny_gpt"}
+    with pytest.raises(ConfigError, match="is not a regular file"):
+        check_workflow(WorkflowArgs(workflow="workflows.ONNXInferenceWorkflow", options=options))
+
+
+def test_a_workflow_that_names_no_files_passes() -> None:
+    check_workflow(WorkflowArgs(workflow=f"{HERE}.Plain"))
+
+
+def test_what_cannot_be_imported_is_named_by_its_key() -> None:
+    assert imported(f"{HERE}:Plain", "here") is Plain
+    with pytest.raises(ConfigError, match=r"^here: cannot import 'no_such:x': ModuleNotFoundError: "):
+        imported("no_such:x", "here")

@@ -83,6 +83,9 @@ class EmbeddingWorkflow(BaseInferenceWorkflow[Embed, Embedding]):
 
     # ---- life ------------------------------------------------------------------------------------------------------
 
+    def check_files(self) -> None:
+        resolve(self._model_directory, self._root)
+
     def do_setup(self) -> None:
         """Open the model. Raises ModelNotFound, InvalidInput naming an option, or WorkflowError."""
         import torch

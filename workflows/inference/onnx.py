@@ -99,6 +99,9 @@ class ONNXInferenceWorkflow(BaseInferenceWorkflow[Tensors, TensorsResult]):
 
     # ---- life ------------------------------------------------------------------------------------------------------
 
+    def check_files(self) -> None:
+        _model_file(self._model, self._root)
+
     def do_setup(self) -> None:
         """Load the graph. Raises ModelNotFound, or InvalidInput naming the option that does not fit machine or model."""
         import onnxruntime

@@ -70,6 +70,9 @@ class TransformersTextGenerationWorkflow(BaseInferenceWorkflow[Generate, Generat
         self._max_new_tokens = max_new_tokens
         self._context_tokens = context_tokens
 
+    def check_files(self) -> None:
+        resolve(self._model, self._root)
+
     def do_setup(self) -> None:
         import torch
         import transformers

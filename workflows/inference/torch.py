@@ -116,6 +116,9 @@ class TorchInferenceWorkflow(BaseInferenceWorkflow[Tensors, TensorsResult]):
 
     # ---- life ------------------------------------------------------------------------------------------------------
 
+    def check_files(self) -> None:
+        resolve(self._file, self._root)
+
     def do_setup(self) -> None:
         """Load the model. Raises ModelNotFound, InvalidInput naming the option that is wrong, or WorkflowError."""
         import safetensors.torch
