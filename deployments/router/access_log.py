@@ -59,8 +59,11 @@ def access_log_files(path: Path) -> logging.Handler:
     """A bounded set of files for this process: its id goes into their names, `access.log` becomes `access_17.log`.
 
     Two processes must not rotate the same file, and with every rolling update there are two. What others have left
-    behind is removed, but for the newest `PROCESSES_KEPT`.
+    behind is removed, but for the newest `PROCESSES_KEPT`. The folder is made where there is none.
+
+    Raises OSError where it cannot be written to: at the start, because later only the lines would be lost.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     others = re.compile(rf"{re.escape(path.stem)}_(\d+){re.escape(path.suffix)}(\.\d+)?")
     written: dict[str, list[Path]] = {}
     for file in path.parent.glob("*"):
@@ -75,7 +78,6 @@ def access_log_files(path: Path) -> logging.Handler:
         maxBytes=FILE_BYTES,
         backupCount=FILES_OF_ONE,
         encoding="utf-8",
-        delay=True,
     )
 
 

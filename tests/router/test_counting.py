@@ -166,6 +166,19 @@ def test_every_process_has_its_own_log_and_old_ones_are_removed(tmp_path: Path) 
     assert {file.name for file in tmp_path.iterdir()} == {own, *foreign, *kept}
 
 
+def test_a_log_that_cannot_be_written_is_found_at_the_start(tmp_path: Path) -> None:
+    log = access_log_files(tmp_path / "a" / "b" / "access.log")
+    log.handle(logging.LogRecord("a", logging.INFO, "", 0, "line", None, None))
+    log.close()
+    assert (tmp_path / "a" / "b" / f"access_{os.getpid()}.log").read_text() == "line\n"
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        access_log_files(tmp_path / "file" / "access.log")
+    (tmp_path / f"taken_{os.getpid()}.log").mkdir()
+    with pytest.raises(OSError, match="taken"):
+        access_log_files(tmp_path / "taken.log")
+
+
 async def test_a_line_cannot_be_forged() -> None:
     house = Front()
     for hostile in ("\n{}", "\x1b[2J", "\u2028", "\u202e", '","a":"'):
