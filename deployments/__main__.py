@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from deployments.checks import check_file
+from deployments.checks import examine
 from deployments.router.keys import mint_key
 
 __all__ = ["main"]
@@ -30,12 +30,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _check(file: Path) -> int:
-    complaints = check_file(file)
-    for line in complaints:
+    report = examine(file)
+    for line in report.complaints:
         print(f"{file}: {line}", file=sys.stderr)
-    if not complaints:
+    for line in report.warnings:
+        print(f"{file}: warning: {line}", file=sys.stderr)
+    if not report.complaints:
         print(f"{file}: ok")
-    return 1 if complaints else 0
+    return 1 if report.complaints else 0
 
 
 def _key(chosen: argparse.Namespace) -> int:

@@ -11,8 +11,10 @@ import pytest
 import yaml
 
 from deployments.__main__ import main
-from deployments.checks import ROUTER_GRACE_S, check_file
+from deployments.checks import ROUTER_GRACE_S, WORKFLOW_GRACE_S, check_file, examine
 from deployments.router.ingress import Router, ServeIngress
+from deployments.router.keys import mint_key
+from deployments.workflow_deployment import WorkflowDeployment
 
 ROOT = Path(__file__).parents[2]
 GOOD: dict[str, Any] = {
@@ -27,7 +29,7 @@ GOOD: dict[str, Any] = {
             "route_prefix": None,
             "import_path": "deployments.app:router",
             "args": {"port": 8000, "limits": {"max_batch_items": 8}},
-            "deployments": [{"name": "Router", "user_config": {"max_queue": 9}}],
+            "deployments": [{"name": "Router", "max_surge_percent": 100, "user_config": {"max_queue": 9}}],
         },
         {
             "name": "model",
@@ -37,7 +39,7 @@ GOOD: dict[str, Any] = {
             "deployments": [
                 {
                     "name": "WorkflowDeployment",
-                    "ray_actor_options": {"num_cpus": 0.5},
+                    "ray_actor_options": {"num_cpus": 0.5, "runtime_env": {"env_vars": {"A": "1"}}},
                     "logging_config": {"log_level": "INFO"},
                     "user_config": {"batching": {"max_size": 4}},
                     "autoscaling_config": {
@@ -47,14 +49,23 @@ GOOD: dict[str, Any] = {
                 }
             ],
         },
-        {"name": "somebody-elses", "import_path": "fruit:app", "args": {"anything": 1}, "route_prefix": "/fruit"},
+        {
+            "name": "somebody-elses",
+            "import_path": "json:loads",
+            "runtime_env": {"excludes": []},
+            "args": {"anything": 1},
+            "route_prefix": "/fruit",
+        },
     ],
 }
 Change = Callable[[dict[str, Any]], Any]
+KEYS = yaml.safe_dump({"keys": [mint_key("me")[1].model_dump()]})
 
 
 @pytest.fixture
-def complaints(tmp_path: Path) -> Callable[..., list[str]]:
+def complaints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    monkeypatch.setenv("CHECKED_KEYS", KEYS)
+
     def check(change: Change = lambda content: None) -> list[str]:
         content = copy.deepcopy(GOOD)
         change(content)
@@ -83,6 +94,12 @@ def both(*changes: Change) -> Change:
     return lambda content: [change(content) for change in changes]
 
 
+def add_model(args: dict[str, Any]) -> Change:
+    args = {"workflow": "tests.deployments.configured.Plain", **args}
+    model = {"name": "second", "route_prefix": None, "import_path": "deployments.app:workflow", "args": args}
+    return lambda content: content["applications"].append(model)
+
+
 def add_router(name: str, args: Any) -> Change:
     router = {"name": name, "route_prefix": None, "import_path": "deployments.app:router", "args": args}
     return lambda content: content["applications"].append(router)
@@ -100,8 +117,18 @@ def test_our_own_files_are_good(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert check_file(Path(name)) == []
 
 
-APP, MODEL = "applications.0", "applications.1"
-BEHIND_SERVE = both(put(f"{APP}.args.listen", "serve"), put("proxy_location", "HeadOnly"))
+APP, MODEL, OTHER = "applications.0", "applications.1", "applications.2"
+CALLBACK = "controller_options.runtime_env.env_vars.RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
+BEHIND_SERVE = both(
+    put(f"{APP}.args.listen", "serve"),
+    put(f"{APP}.route_prefix", "/"),
+    put("proxy_location", "HeadOnly"),
+    put(CALLBACK, "deployments.router.control_headers.serve_middlewares"),
+)
+KEYED = put(f"{APP}.args.keys_env", "CHECKED_KEYS")
+BRINGS_CODE = put(f"{OTHER}.runtime_env", {"pip": ["fruit"]})
+OPTIONS = f"{MODEL}.deployments.0.ray_actor_options"
+POLICY = f"{MODEL}.deployments.0.autoscaling_config.policy"
 
 
 @pytest.mark.parametrize(
@@ -125,6 +152,8 @@ BEHIND_SERVE = both(put(f"{APP}.args.listen", "serve"), put("proxy_location", "H
         f"{MODEL}.deployments.0.autoscaling_config.max_replica",
         f"{MODEL}.deployments.0.autoscaling_config.policy.function",
         f"{MODEL}.deployments.0.user_config.batching.max_sizes",
+        f"{MODEL}.deployments.0.ray_actor_options.runtime_env.working_dri",
+        f"{OTHER}.runtime_env.env_var",
     ],
 )
 def test_an_unknown_key_is_named_at_every_depth(complaints: Callable[..., list[str]], where: str) -> None:
@@ -158,19 +187,15 @@ def test_an_unknown_key_is_named_at_every_depth(complaints: Callable[..., list[s
         (put(f"{APP}.deployments.0.name", "WorkflowDeployment"), f"{APP}.deployments.0.name"),
         (put(f"{APP}.args.port", [8000]), f"{APP}.args.port"),
         (put(f"{APP}.args.host", "0.0.0.0"), f"{APP}.args"),
-        (put(f"{APP}.args.keys_file", "/no/such/file"), f"{APP}.args.keys_file"),
         (put(f"{APP}.route_prefix", "/"), f"{APP}.route_prefix"),
         (put("proxy_location", "EveryNode"), f"{APP}.args.listen"),
         (lambda content: content.pop("proxy_location"), f"{APP}.args.listen"),
-        (put(f"{APP}.args.listen", "serve"), f"{APP}.args.listen"),
-        (
-            both(
-                put(f"{APP}.args.listen", "serve"),
-                put("proxy_location", "HeadOnly"),
-                put("http_options.host", "0.0.0.0"),
-            ),
-            f"{APP}.http_options.host",
-        ),
+        (both(BEHIND_SERVE, put("proxy_location", "Disabled")), f"{APP}.args.listen"),
+        (both(BEHIND_SERVE, put(f"{APP}.route_prefix", None)), f"{APP}.route_prefix"),
+        (both(BEHIND_SERVE, put("http_options.host", "0.0.0.0")), "http_options.host"),
+        (both(BEHIND_SERVE, put("http_options.host", "no such host"), KEYED), "http_options.host"),
+        (both(BEHIND_SERVE, lambda content: content.pop("controller_options")), CALLBACK),
+        (both(BEHIND_SERVE, put(CALLBACK, "deployments.router.control_headers:serve_middleware")), CALLBACK),
         (put(f"{APP}.args.drain_s", 599), f"{APP}.args.limits.stream_s"),
         (put(f"{APP}.args.limits.stream_s", 601), f"{APP}.args.limits.stream_s"),
         (put(f"{APP}.args.drain_s", 660), f"{APP}.args.drain_s"),
@@ -178,6 +203,53 @@ def test_an_unknown_key_is_named_at_every_depth(complaints: Callable[..., list[s
         (both(BEHIND_SERVE, put(f"{APP}.args.limits.stream_s", 660)), f"{APP}.args.limits.stream_s"),
         (add_router("second", {"port": 8000}), "applications.3.args.port"),
         (add_router("second", {}), "applications.3.args.port"),
+        (add_router("second", {"port": "8000"}), "applications.3.args.port"),
+        (put(f"{MODEL}.import_path", "deployments.app:workfow"), f"{MODEL}.import_path"),
+        (put(f"{MODEL}.import_path", "deployment.app:workflow"), f"{MODEL}.import_path"),
+        (put(f"{OTHER}.import_path", "fruit:app"), f"{OTHER}.import_path"),
+        (put(f"{OTHER}.import_path", "json:lods"), f"{OTHER}.import_path"),
+        (put(f"{OTHER}.import_path", "json:decoder"), f"{OTHER}.import_path"),
+        (put(f"{OTHER}.import_path", "tests.deployments.exits_on_import:app"), f"{OTHER}.import_path"),
+        (both(put(f"{OTHER}.import_path", "deployment.app:router"), BRINGS_CODE), f"{OTHER}.import_path"),
+        (put(f"{OTHER}.runtime_env", {"env_vars": {"THREADS": 1}}), f"{OTHER}.runtime_env.env_vars.THREADS"),
+        (put(f"{OTHER}.runtime_env", {"env_vars": "A=1"}), f"{OTHER}.runtime_env.env_vars"),
+        (put(f"{OPTIONS}.num_gpus", 1.5), f"{OPTIONS}.num_gpus"),
+        (put(f"{OPTIONS}.num_gpus", "2.5"), f"{OPTIONS}.num_gpus"),
+        (put(f"{MODEL}.deployments", ["WorkflowDeployment"]), f"{MODEL}.deployments.0"),
+        (put(f"{MODEL}.deployments", [{"name": "WorkflowDeployment"}] * 2), f"{MODEL}.deployments.1"),
+        (put(f"{POLICY}.policy_function", "no.such:fn"), f"{POLICY}.policy_function"),
+        (put(f"{POLICY}.policy_function", "deployments.autoscaling:by_item"), f"{POLICY}.policy_function"),
+        (put(f"{POLICY}.policy_function", "deployments.autoscaling:__all__"), f"{POLICY}.policy_function"),
+        (put(f"{POLICY}.policy_function", "nowhere"), f"{POLICY}.policy_function"),
+        (put(f"{MODEL}.args.aliases", ["org/m", "n", "org/m"]), f"{MODEL}.args.aliases.2"),
+        (put(f"{MODEL}.args.aliases", ["somebody-elses"]), f"{MODEL}.args.aliases.0"),
+        (
+            both(put(f"{MODEL}.args.aliases", ["org/m"]), add_model({"aliases": ["org/m"]})),
+            "applications.3.args.aliases.0",
+        ),
+        (add_model({"aliases": ["model"]}), "applications.3.args.aliases.0"),
+        (both(put(f"{APP}.args.host", "no such host"), KEYED), f"{APP}.args.host"),
+        (both(put(f"{APP}.args.host", "a..b"), KEYED), f"{APP}.args.host"),
+        (put(f"{APP}.args.keys_file", str(ROOT / "README.md")), f"{APP}.args.keys_file: "),
+        (put(f"{APP}.args.keys_file", "/no/such/file"), f"{APP}.args.keys_file: cannot read"),
+        (
+            both(put(f"{APP}.args.keys_file", "README.md"), KEYED),
+            f"{APP}.args.keys_file: configure keys_file or keys_env",
+        ),
+        (put(f"{APP}.args.keys_env", "NO_SUCH_KEYS"), f"{APP}.args.keys_env: environment variable 'NO_SUCH_KEYS'"),
+        (
+            both(put(f"{APP}.args.keys_env", "K"), put(f"{APP}.runtime_env", {"env_vars": {"K": "nothing"}})),
+            f"{APP}.args.keys_env",
+        ),
+        (put(f"{APP}.args.access_log", str(ROOT / "README.md" / "a.log")), f"{APP}.args.access_log"),
+        (put(f"{APP}.args.access_log", str(ROOT)), f"{APP}.args.access_log"),
+        (
+            both(
+                put(f"{MODEL}.args.workflow", "workflows.ONNXInferenceWorkflow"),
+                put(f"{MODEL}.args.options", {"root": "package:workflows.demo", "model": "nope.onnx"}),
+            ),
+            f"{MODEL}.args.options: model 'nope.onnx' does not exist",
+        ),
     ],
 )
 def test_a_rule_that_is_broken_is_one_complaint(
@@ -193,8 +265,17 @@ def test_a_rule_that_is_broken_is_one_complaint(
     [
         add_router("second", {"port": 8001}),
         both(put(f"{APP}.args.port", 0), add_router("second", {"port": 0})),
-        both(put(f"{APP}.args.host", "0.0.0.0"), put(f"{APP}.args.keys_env", "KEYS")),
-        both(BEHIND_SERVE, put(f"{APP}.route_prefix", "/")),
+        both(put(f"{APP}.args.host", "0.0.0.0"), KEYED),
+        both(put(f"{APP}.args.host", "::"), KEYED),
+        both(put(f"{APP}.args.keys_env", "K"), put(f"{APP}.runtime_env", {"env_vars": {"K": KEYS}})),
+        BEHIND_SERVE,
+        both(BEHIND_SERVE, put(CALLBACK, "deployments.router.control_headers:serve_middlewares")),
+        both(BEHIND_SERVE, put("http_options.host", "0.0.0.0"), KEYED),
+        both(put(f"{OTHER}.import_path", "fruit:app"), BRINGS_CODE),
+        put(f"{OTHER}.runtime_env", {"env_vars": {"THREADS": "1"}, "excludes": [], "config": {}}),
+        put(f"{OPTIONS}.num_gpus", 2.0),
+        put(f"{OPTIONS}.num_gpus", 0.5),
+        put(f"{MODEL}.args.aliases", ["org/m", "model"]),
         both(put(f"{APP}.args.drain_s", 20), put(f"{APP}.args.limits.stream_s", 20)),
         both(put(f"{APP}.args.drain_s", 700), put(f"{APP}.deployments.0.graceful_shutdown_timeout_s", 701)),
         both(BEHIND_SERVE, put(f"{APP}.args.drain_s", 5)),
@@ -205,10 +286,55 @@ def test_what_is_unusual_but_right_is_left_alone(complaints: Callable[..., list[
     assert complaints(change) == []
 
 
-def test_the_router_has_the_grace_that_is_checked() -> None:
-    routers: list[Any] = [Router, ServeIngress]
-    for router in routers:
-        assert router._deployment_config.graceful_shutdown_timeout_s == ROUTER_GRACE_S
+def test_the_grace_that_is_checked_is_what_deployments_have() -> None:
+    graces: list[tuple[Any, float]] = [
+        (Router, ROUTER_GRACE_S),
+        (ServeIngress, ROUTER_GRACE_S),
+        (WorkflowDeployment, WORKFLOW_GRACE_S),
+    ]
+    for deployment, grace in graces:
+        assert deployment._deployment_config.graceful_shutdown_timeout_s == grace
+
+
+def test_a_misspelt_builder_of_ours_is_recognised(complaints: Callable[..., list[str]]) -> None:
+    (line,) = complaints(put(f"{MODEL}.import_path", "deployment.app:workflow"))
+    assert line.endswith("; did you mean deployments.app:workflow?")
+
+
+LONG_STREAMS = both(
+    put(f"{APP}.args.limits.stream_s", 700),
+    put(f"{APP}.args.drain_s", 700),
+    put(f"{APP}.deployments.0.graceful_shutdown_timeout_s", 800),
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        (lambda content: None, []),
+        (put(f"{APP}.deployments.0.max_surge_percent", 0), [APP]),
+        (lambda content: content["applications"][0].pop("deployments"), [APP]),
+        (both(BEHIND_SERVE, put(f"{APP}.deployments.0.max_surge_percent", 0)), [APP]),
+        (LONG_STREAMS, [MODEL]),
+        (both(LONG_STREAMS, put(f"{MODEL}.deployments.0.graceful_shutdown_timeout_s", 699)), [MODEL]),
+        (both(LONG_STREAMS, put(f"{MODEL}.deployments.0.graceful_shutdown_timeout_s", 700)), []),
+    ],
+)
+def test_what_an_update_would_cost_is_a_warning(
+    complaints: Callable[..., list[str]], tmp_path: Path, change: Change, where: list[str]
+) -> None:
+    assert complaints(change) == []
+    assert [line.partition(".deployments: ")[0] for line in examine(tmp_path / "config.yaml").warnings] == where
+
+
+def test_a_missing_folder_of_the_access_log_will_be_made(complaints: Callable[..., list[str]], tmp_path: Path) -> None:
+    assert complaints(put(f"{APP}.args.access_log", str(tmp_path / "a" / "b" / "access.log"))) == []
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_wrong_policy_does_not_hide_what_else_is_wrong(complaints: Callable[..., list[str]]) -> None:
+    found = complaints(both(put(f"{POLICY}.policy_function", "no.such:fn"), put(f"{OPTIONS}.num_cpus", -1)))
+    assert [line.partition(": ")[0] for line in found] == [f"{POLICY}.policy_function", f"{OPTIONS}.num_cpus"]
 
 
 def test_several_faults_are_several_lines(complaints: Callable[..., list[str]]) -> None:
@@ -222,13 +348,58 @@ def test_several_faults_are_several_lines(complaints: Callable[..., list[str]]) 
 
 
 @pytest.mark.parametrize(
-    "content", [b"a: [", b"- a list", b"just text", b"", b"\xff\xfe", b"a: !!python/name:os.system"]
+    "content",
+    [
+        b"a: [",
+        b"- a list",
+        b"just text",
+        b"",
+        b"\xff\xfe",
+        b"a: !!python/name:os.system",
+        b"a: 2024-13-45",
+        b"a: !!int x",
+        b"a: !!bool x",
+        b"a: !!timestamp x",
+        b"a: !!float x",
+        b"[" * 3000,
+        b"applications: [{name: a, import_path: 'json:loads', runtime_env: {py_modules: 5}}]",
+    ],
 )
 def test_what_is_no_config_at_all_is_one_line(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "config.yaml"
     file.write_bytes(content)
     (line,) = check_file(file)
     assert "\n" not in line
+
+
+def test_keys_that_are_given_twice_are_named_with_their_lines(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("applications:\n- name: a\n  args: {port: 1, port: 2}\n  name: b\napplications: []\n")
+    assert check_file(file) == [
+        "line 3: port is given again, after line 3",
+        "line 4: name is given again, after line 2",
+        "line 5: applications is given again, after line 1",
+    ]
+
+
+def test_what_a_merge_brings_may_be_given_again(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    first = (
+        "proxy_location: Disabled\napplications:\n- &first {name: a, route_prefix: null, import_path: 'json:loads'}\n"
+    )
+    file.write_text(f"{first}- {{<<: *first, name: b}}\n")
+    assert check_file(file) == []
+
+
+def test_a_warning_is_printed_and_is_no_obstacle(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    content = copy.deepcopy(GOOD)
+    del content["applications"][0]["deployments"]
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    assert main(["check", str(file)]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == f"{file}: ok\n"
+    assert printed.err.startswith(f"{file}: warning: applications.0.deployments: max_surge_percent")
 
 
 def test_the_command_says_ok_and_exits_with_0(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
