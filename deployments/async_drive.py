@@ -10,13 +10,13 @@ from typing import Any
 
 from deployments.client import Item, Outcome, Timing
 from deployments.config import WorkflowSettings
-from workflows.deadlines import given_up
 from deployments.wire import plain
 from workflows.async_base import AsyncInferenceWorkflow
 from workflows.base import Parsed
 from workflows.batch import as_error, working_for
 from workflows.card import Load
 from workflows.context import CallContext
+from workflows.deadlines import given_up
 from workflows.errors import Cancelled, DeadlineExceeded, Overloaded
 
 __all__ = ["AsyncDrive"]
@@ -55,10 +55,17 @@ class AsyncDrive:
     def configure(self, settings: WorkflowSettings) -> None:
         self._max_queue = settings.max_queue
 
-    def take(self, parsed: Parsed, load: Load, call: CallContext, deliver: Callable[[Outcome], None]) -> _Ticket:
+    def take(
+        self,
+        parsed: Parsed,
+        load: Load,
+        call: CallContext,
+        deliver: Callable[[Outcome], None],
+        begun: Callable[[], None] | None = None,
+    ) -> _Ticket:
         if len(self._tasks) >= self._workflow.concurrency + self._max_queue:
             raise Overloaded("the queue of this workflow is full")
-        task = asyncio.create_task(self._one(parsed, call))
+        task = asyncio.create_task(self._one(parsed, call, begun))
         self._tasks.add(task)
         task.add_done_callback(partial(self._done, deliver))
         return _Ticket(task, call)
@@ -99,7 +106,7 @@ class AsyncDrive:
             await asyncio.wait(self._tasks)
         await self._workflow.ateardown()
 
-    async def _one(self, parsed: Parsed, call: CallContext) -> Outcome:
+    async def _one(self, parsed: Parsed, call: CallContext, begun: Callable[[], None] | None) -> Outcome:
         arrived = time.monotonic()
         began: float | None = None
         output: Any = None
@@ -107,6 +114,9 @@ class AsyncDrive:
         try:
             async with asyncio.timeout(call.seconds_left()) as limit, self._slots:
                 began = time.monotonic()
+                if begun is not None:
+                    begun()
+                    await asyncio.sleep(0)  # as in the batcher
                 self.running += 1
                 try:
                     with working_for(call):

@@ -22,7 +22,7 @@ from deployments.clock import Clock, MonotonicClock
 from workflows.batch import as_error
 from workflows.card import Batching, Load
 from workflows.context import CallContext
-from workflows.errors import Cancelled, DeadlineExceeded, NotReady, Overloaded, WorkflowError
+from workflows.errors import Cancelled, DeadlineExceeded, Overloaded, ReplicaLost, WorkflowError
 
 __all__ = ["Batcher", "Entrant"]
 
@@ -47,12 +47,16 @@ class _Bucket:
 
 @dataclass(slots=True, eq=False)
 class Entrant:
-    """One item in the queue or in the running batch. `deliver` is called once, on the batcher's loop."""
+    """One item in the queue or in the running batch. `deliver` is called once, on the batcher's loop.
+
+    `begun` is called before it runs, if it does.
+    """
 
     input_data: Any
     call: CallContext
     load: Load
     deliver: Callable[[Outcome], None]
+    begun: Callable[[], None] | None = None
     arrived: float = 0.0
     number: int = 0
     bucket: _Bucket | None = None
@@ -132,11 +136,11 @@ class Batcher:
 
         Raises:
             Overloaded: The queue is full.
-            NotReady: The batcher was stopped.
+            ReplicaLost: The batcher was stopped.
             WorkflowError: The workflow says of this input what makes no sense.
         """
         if self._closed or not self.alive:
-            raise NotReady("this replica is stopping")
+            raise ReplicaLost("this replica is stopping")
         if len(self._queue) >= self.max_queue:
             raise Overloaded("the queue of this workflow is full")
         now = self._clock.now()
@@ -169,7 +173,7 @@ class Batcher:
         self.close()
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
-        self._settle_all(NotReady("this replica is stopping"))
+        self._settle_all(ReplicaLost("this replica is stopping"))
 
     # ---- the loop ------------------------------------------------------------------------------------------------------
 
@@ -196,7 +200,7 @@ class Batcher:
                         self._give_up(next(iter(self._queue)))
                     await asyncio.sleep(0)
         finally:
-            self._settle_all(NotReady("this replica is stopping"))
+            self._settle_all(ReplicaLost("this replica is stopping"))
 
     async def _fill(self) -> _Bucket | None:
         """Give an idle model's first item company, for at most `max_wait_s` after it came.
@@ -274,7 +278,12 @@ class Batcher:
         entrant.settle(Outcome(error=_why_dropped(entrant, now), timing=Timing(now - entrant.arrived)))
 
     async def _run_formed(self) -> None:
-        batch, started = self._running, self._clock.now()
+        batch = self._running
+        for begun in [entrant.begun for entrant in batch if entrant.begun is not None]:
+            begun()
+        if any(entrant.begun for entrant in batch):
+            await asyncio.sleep(0)  # what was said of it is on its way before anything can go wrong
+        started = self._clock.now()
         outcomes = await self._run(batch)
         if len(outcomes) != len(batch):
             raise RuntimeError(f"{len(outcomes)} outcomes for a batch of {len(batch)}")

@@ -89,6 +89,8 @@ class RouterArgs(_Closed):
         allowed_hosts: Host header values accepted besides loopback names; empty means any once keys are configured.
         access_log: File of one JSON line per request, with the router's process id put into its name; None means
             beside Serve's own logs.
+        local_lanes: Whether replicas on the router's own node are reached over a Unix socket, which is faster than Ray's
+            handles; what they do is the same.
         drain_s: How long a stopping router lets running answers finish.
     """
 
@@ -99,6 +101,7 @@ class RouterArgs(_Closed):
     keys_env: str | None = None
     allowed_hosts: list[str] = Field(default_factory=list)
     access_log: str | None = None
+    local_lanes: bool = True
     drain_s: float = Field(default=600.0, gt=0)
     limits: Limits = Field(default_factory=Limits)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import grpc
 from ray import exceptions as ray_errors
@@ -15,16 +16,28 @@ from ray.serve import exceptions as serve_errors
 from ray.serve.handle import DeploymentHandle
 
 from deployments.client import Item, Outcome
+from deployments.lanes.address import LaneAddress
 from deployments.wire import decode_error, decode_outcome, encode_item
 from workflows.card import Card
 from workflows.errors import InvalidInput, ModelNotFound, NotReady, Overloaded, ReplicaLost, WorkflowError
 
-__all__ = ["DEPLOYMENT", "RayClient", "translate"]
+__all__ = ["DEPLOYMENT", "RayClient", "ask_controller", "translate"]
+
+T = TypeVar("T")
 
 DEPLOYMENT: Final = "WorkflowDeployment"
-CANCEL_TIMEOUT_S: Final = 5.0
+TELL_TIMEOUT_S: Final = 5.0
 
 log = logging.getLogger(__name__)
+
+
+# Questions to the Serve controller block, for ever if it hangs: then these threads do, and nothing else.
+_ASKING: Final = ThreadPoolExecutor(max_workers=4, thread_name_prefix="serve-controller")
+
+
+async def ask_controller(question: Callable[..., T], *about: Any) -> T:
+    """What a blocking function of Serve's returns or raises. Give it a timeout: the controller may be hanging."""
+    return await asyncio.get_running_loop().run_in_executor(_ASKING, question, *about)
 
 
 class RayClient:
@@ -44,7 +57,7 @@ class RayClient:
         """
         try:
             # Asks the Serve controller, and blocks; but what is made of the answer belongs to this loop.
-            return cls(await asyncio.to_thread(serve.get_deployment_handle, DEPLOYMENT, name, must_exist))
+            return cls(await ask_controller(serve.get_deployment_handle, DEPLOYMENT, name, must_exist))
         except serve_errors.RayServeException as cause:
             raise NotReady("Serve does not run here") from cause
         except KeyError as cause:
@@ -66,9 +79,17 @@ class RayClient:
     async def cancel(self, request_ids: Sequence[str]) -> None:
         try:
             told = self._handle.broadcast("cancel", list(request_ids))
-            await told.results_async(timeout_s=CANCEL_TIMEOUT_S, return_exceptions=True)
+            await told.results_async(timeout_s=TELL_TIMEOUT_S, return_exceptions=True)
         except Exception as error:
             raise translate(error) from error
+
+    async def lanes(self) -> list[LaneAddress]:
+        """The local lanes of all replicas that the handle knows of and that answer."""
+        try:
+            told = await self._handle.broadcast("lane").results_async(timeout_s=TELL_TIMEOUT_S, return_exceptions=True)
+        except Exception as error:
+            raise translate(error) from error
+        return [LaneAddress(*fields) for fields in told if isinstance(fields, tuple | list)]
 
     async def card(self) -> Card:
         try:

@@ -7,24 +7,28 @@ An async workflow's hooks run on the desk's own event loop, as many at once as i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from deployments.async_drive import AsyncDrive
 from deployments.client import Item, Outcome
 from deployments.config import WorkflowSettings
-from workflows.deadlines import given_up
 from deployments.threaded_drive import ThreadedDrive
 from workflows.async_base import AsyncInferenceWorkflow
 from workflows.base import BaseInferenceWorkflow, Parsed
 from workflows.batch import as_error
 from workflows.card import Card, Load
 from workflows.context import CallContext
-from workflows.errors import NotReady, Overloaded, WorkflowError
+from workflows.deadlines import given_up
+from workflows.errors import NotReady, Overloaded, ReplicaLost, WorkflowError
 
-__all__ = ["Figures", "Runner"]
+__all__ = ["Figures", "Runner", "Taken"]
+
+Deliver = Callable[[int, Outcome], None]
+Begun = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,30 +104,34 @@ class Runner:
         if self._card is not None:
             self._card = self._workflow.card(self._name, self._summary)
 
+    def take(self, items: Sequence[Item], deliver: Deliver, begun: Begun | None = None) -> Taken:
+        """Queue several inputs. `deliver` gets each one's index and outcome, once, during this call or later.
+
+        Args:
+            begun: Gets the index of an item before the model sees it.
+        """
+        taken = Taken(self._tickets)
+        for index, item in enumerate(items):
+            self._take(index, item, taken, deliver, begun)
+        return taken
+
     async def submit(self, items: Sequence[Item]) -> AsyncGenerator[list[tuple[int, Outcome]]]:
         """See `WorkflowClient.submit`; refusals are outcomes of their items here, and nothing is raised."""
         collected = _Collected()
-        tickets: list[tuple[str, Ticket]] = []
+        taken = self.take(items, collected.add)
         try:
-            for index, item in enumerate(items):
-                ticket = self._take(index, item, collected)
-                if ticket is not None:
-                    tickets.append((item.call.request_id, ticket))
-                    self._tickets.setdefault(item.call.request_id, set()).add(ticket)
             missing = len(items)
             while missing:
                 group = await collected.next()
                 missing -= len(group)
                 yield group
         finally:
-            for request_id, ticket in tickets:
-                ticket.drop()  # of no effect on those that have their outcome
-                self._forget(request_id, ticket)
+            taken.drop()
 
     async def stream(self, item: Item) -> AsyncGenerator[list[Any]]:
         """See `WorkflowClient.stream`."""
         if self._stopping:
-            raise NotReady("this replica is stopping")
+            raise ReplicaLost("this replica is stopping")
         if self._streams >= self._settings.max_streams:
             raise Overloaded("too many open streams on this workflow")
         late = given_up(item.call)
@@ -162,7 +170,7 @@ class Runner:
     def cancel(self, request_ids: Sequence[str]) -> None:
         """See `WorkflowClient.cancel`."""
         for request_id in request_ids:
-            for ticket in self._tickets.get(request_id, ()):
+            for ticket in tuple(self._tickets.get(request_id, ())):
                 ticket.drop()
 
     def figures(self) -> Figures:
@@ -180,27 +188,56 @@ class Runner:
         self._stopping = True
         await self._drive.stop(self._no_streams)
 
-    def _take(self, index: int, item: Item, collected: _Collected) -> Ticket | None:
-        """Queue one item; a refusal is collected at once, and there is no ticket then."""
+    @property
+    def retry_safe(self) -> bool:
+        """Whether running an input twice does no harm."""
+        return self._workflow.retry_safe
+
+    def _take(self, index: int, item: Item, taken: Taken, deliver: Deliver, begun: Begun | None) -> None:
+        """Queue one item; a refusal is delivered at once."""
         call = item.call
         try:
             if self._stopping:
-                raise NotReady("this replica is stopping")
+                raise ReplicaLost("this replica is stopping")
+            if self._card is None:
+                raise NotReady()
             late = given_up(call)
             if late is not None:
                 raise late
             parsed = self._workflow.parse_input(item.input_data)
             load: Load = self._workflow.load_of(parsed)
-            return self._drive.take(Parsed(parsed), load, call, collected.adder(index))
+            done = partial(taken.done, index, deliver)
+            begins = None if begun is None else partial(begun, index)
+            taken.add(index, call.request_id, self._drive.take(Parsed(parsed), load, call, done, begins))
         except Exception as error:  # noqa: BLE001 - whatever it is, it becomes this item's outcome
-            collected.adder(index)(Outcome(error=as_error(error, call.request_id)))
-            return None
+            deliver(index, Outcome(error=as_error(error, call.request_id)))
 
-    def _forget(self, request_id: str, ticket: Ticket) -> None:
-        of_request = self._tickets[request_id]
+
+class Taken:
+    """The items of one call that are still here."""
+
+    __slots__ = ("_by_request", "_tickets")
+
+    def __init__(self, by_request: dict[str, set[Ticket]]) -> None:
+        self._by_request = by_request
+        self._tickets: dict[int, tuple[str, Ticket]] = {}
+
+    def drop(self) -> None:
+        """Nobody waits any more: what has not started never runs, and nothing more is delivered than that."""
+        for _, ticket in list(self._tickets.values()):
+            ticket.drop()
+
+    def add(self, index: int, request_id: str, ticket: Ticket) -> None:
+        self._tickets[index] = (request_id, ticket)
+        self._by_request.setdefault(request_id, set()).add(ticket)
+
+    def done(self, index: int, deliver: Deliver, outcome: Outcome) -> None:
+        request_id, ticket = self._tickets.pop(index)
+        of_request = self._by_request[request_id]
         of_request.discard(ticket)
         if not of_request:
-            del self._tickets[request_id]
+            del self._by_request[request_id]
+        deliver(index, outcome)
 
 
 class _Collected:
@@ -210,12 +247,9 @@ class _Collected:
         self._ready: list[tuple[int, Outcome]] = []
         self._some = asyncio.Event()
 
-    def adder(self, index: int) -> Any:
-        def add(outcome: Outcome) -> None:
-            self._ready.append((index, outcome))
-            self._some.set()
-
-        return add
+    def add(self, index: int, outcome: Outcome) -> None:
+        self._ready.append((index, outcome))
+        self._some.set()
 
     async def next(self) -> list[tuple[int, Outcome]]:
         await self._some.wait()

@@ -12,13 +12,13 @@ from typing import Any
 from deployments.batcher import Batcher, Entrant
 from deployments.client import Item, Outcome
 from deployments.config import WorkflowSettings
-from workflows.deadlines import given_up
 from deployments.threads import ModelThread
 from deployments.wire import plain
 from workflows.base import BaseInferenceWorkflow, Parsed
 from workflows.batch import as_error, working_for
 from workflows.card import Load
 from workflows.context import CallContext
+from workflows.deadlines import given_up
 from workflows.errors import ReplicaLost, WorkflowError
 
 __all__ = ["ThreadedDrive"]
@@ -79,8 +79,15 @@ class ThreadedDrive:
         self._batcher.limits = self._workflow.batch_limits
         self._batcher.max_queue = settings.max_queue
 
-    def take(self, parsed: Parsed, load: Load, call: CallContext, deliver: Callable[[Outcome], None]) -> _Ticket:
-        entrant = Entrant(parsed, call, load, deliver)
+    def take(
+        self,
+        parsed: Parsed,
+        load: Load,
+        call: CallContext,
+        deliver: Callable[[Outcome], None],
+        begun: Callable[[], None] | None = None,
+    ) -> _Ticket:
+        entrant = Entrant(parsed, call, load, deliver, begun)
         self._batcher.submit(entrant)
         return _Ticket(self._batcher, entrant)
 

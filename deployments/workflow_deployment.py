@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import astuple
 from typing import Any
 
 import ray
@@ -17,6 +18,7 @@ from ray import serve
 from deployments.building import ConfigError, build_workflow, parsed
 from deployments.client import Item
 from deployments.config import WorkflowArgs, WorkflowSettings
+from deployments.lanes.server import LaneServer
 from deployments.runner import Runner
 from deployments.serve_logs import join_serve_logs
 from deployments.wire import PlainError, PlainItem, PlainOutcome, decode_item, encode_error, encode_outcome
@@ -45,6 +47,17 @@ def allotted() -> Resources:
         cpus=float(assigned.get("CPU", 0.0)),
         memory_bytes=None if memory is None else int(memory),
     )
+
+
+async def _lane_to(runner: Runner) -> LaneServer | None:
+    """A local lane to the runner. Where none can be had, the handle is the only way, and everything works."""
+    lane = LaneServer(runner, serve.get_replica_context().replica_id.unique_id)
+    try:
+        await lane.start()
+    except OSError:
+        log.warning("no local lane to this replica", exc_info=True)
+        return None
+    return lane
 
 
 class SetupFailed(RuntimeError):
@@ -90,6 +103,7 @@ class WorkflowDeployment:
                 stuck_after_s=config.stuck_after_s,
             )
             await self._runner.start(config.setup_timeout_s)
+            self._lane = await _lane_to(self._runner)
         except Exception as error:
             log.exception("setup failed")
             raise SetupFailed(error) from error
@@ -118,9 +132,14 @@ class WorkflowDeployment:
         return {"waiting": figures.waiting, "running": figures.running, "streams": figures.streams}
 
     async def __del__(self) -> None:
-        runner = getattr(self, "_runner", None)
+        # Serve has waited for the calls of handles; what comes over the lane it knows nothing of.
+        lane, runner = getattr(self, "_lane", None), getattr(self, "_runner", None)
+        if lane is not None:
+            await lane.send_away()
         if runner is not None:
             await runner.stop()
+        if lane is not None:
+            await lane.close()
 
     # ---- for Python callers: plain values or exchange types in, exchange types out, the error tree raised ---------------
 
@@ -139,6 +158,11 @@ class WorkflowDeployment:
     async def card(self) -> dict[str, Any]:
         where = {"aliases": self._aliases, "max_queue": self._settings.max_queue}
         return self._runner.card.model_copy(update=where).model_dump()
+
+    async def lane(self) -> tuple[str, str, int, str] | None:
+        """Where this replica's local lane is, as the fields of `LaneAddress`."""
+        address = None if self._lane is None else self._lane.address(ray.get_runtime_context().get_node_id())
+        return None if address is None else astuple(address)
 
     async def cancel(self, request_ids: list[str]) -> None:
         self._runner.cancel(request_ids)

@@ -8,12 +8,15 @@ import json
 import logging
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from ray import serve
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, ServeStatus
 
-from deployments.ray_client import DEPLOYMENT, RayClient
+from deployments.client import WorkflowClient
+from deployments.lanes.chooser import LaneChooser
+from deployments.ray_client import DEPLOYMENT, RayClient, ask_controller
 from deployments.router.directory import Directory, Entry, State
 from deployments.router.dispatch import Dispatcher
 from workflows.errors import ModelNotFound, WorkflowError
@@ -25,9 +28,28 @@ log = logging.getLogger(__name__)
 PERIOD_S: Final = 1.0
 STATUS_TIMEOUT_S: Final = 30.0
 CARD_TIMEOUT_S: Final = 10.0
+LANE_TRIES: Final = 10
 FIRST_LOOK_S: Final = 15.0
 _CONFIG_ERROR: Final = "deployments.building.ConfigError"
 _MARKED: Final = re.compile(r"SETUP-FAILED<(.*?)>SETUP-FAILED", re.DOTALL)
+
+
+@dataclass(slots=True, eq=False)
+class _Known:
+    """A workflow application, as far as it was looked into.
+
+    Attributes:
+        seen: When the deployment, whose card we have, was last changed.
+        replicas: That run.
+        asked: As of which state of things the replicas were asked for their lanes, and how often they still will be.
+    """
+
+    handle: RayClient
+    ways: LaneChooser
+    seen: float | None = None
+    replicas: int = 0
+    asked: tuple[int, int, float] | None = None
+    tries: int = 0
 
 
 class Discovery:
@@ -35,13 +57,16 @@ class Discovery:
 
     Args:
         dispatcher: Makes the dispatcher of a newly found workflow.
+        node: The Ray node that this is; replicas on the same one are reached over their local lanes. None: over handles.
     """
 
-    def __init__(self, directory: Directory, dispatcher: Callable[[str, RayClient], Dispatcher]) -> None:
+    def __init__(
+        self, directory: Directory, dispatcher: Callable[[str, WorkflowClient], Dispatcher], node: str | None
+    ) -> None:
         self._directory = directory
         self._dispatcher = dispatcher
-        self._seen: dict[str, float] = {}  # when the deployment, whose card we have, was last changed
-        self._replicas: dict[str, int] = {}
+        self._node = node
+        self._known: dict[str, _Known] = {}
         self._looking: dict[str, asyncio.Task[None]] = {}
         self._looked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -64,12 +89,13 @@ class Discovery:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(known.ways.close() for known in self._known.values()))
 
     async def _watch(self) -> None:
         while True:
             try:
                 async with asyncio.timeout(STATUS_TIMEOUT_S):
-                    status = await asyncio.to_thread(serve.status)
+                    status = await ask_controller(serve.status)
                 if status.applications:  # none, not even the router's own: no controller was found
                     await self._look(status)
                     self._looked.set()
@@ -79,20 +105,18 @@ class Discovery:
             await asyncio.sleep(PERIOD_S)
 
     async def _look(self, status: ServeStatus) -> None:
-        known = {entry.name for entry in self._directory}
-        for name in known - status.applications.keys():
+        for name in self._known.keys() - status.applications.keys():
             self._directory.remove(name)
-            self._seen.pop(name, None)
-            self._replicas.pop(name, None)
+            await self._known.pop(name).ways.close()
         for name, app in status.applications.items():
             if name not in self._looking:  # a replica that does not answer holds up its own application alone
-                self._looking[name] = asyncio.create_task(self._look_at(name, app, name in known))
+                self._looking[name] = asyncio.create_task(self._look_at(name, app))
         if not self._looked.is_set():
             await asyncio.wait(self._looking.values())
 
-    async def _look_at(self, name: str, app: ApplicationStatusOverview, known: bool) -> None:
+    async def _look_at(self, name: str, app: ApplicationStatusOverview) -> None:
         try:
-            if known or await self._is_new_workflow(name, app):
+            if name in self._known or await self._is_new_workflow(name, app):
                 await self._update(name, app)
         except Exception:  # one application's trouble is not the others'
             log.warning("workflow %s could not be looked at", name, exc_info=True)
@@ -105,29 +129,48 @@ class Discovery:
             return False
         try:
             # One that could not be built yet is known by what our builder said.
-            client = await RayClient.of_application(name, must_exist=_CONFIG_ERROR not in app.message)
+            handle = await RayClient.of_application(name, must_exist=_CONFIG_ERROR not in app.message)
         except ModelNotFound:
             return False  # not built yet, or somebody else's
-        self._directory.put(Entry(name, self._dispatcher(name, client)))
+        known = self._known[name] = _Known(handle, LaneChooser(handle))
+        self._directory.put(Entry(name, self._dispatcher(name, known.ways)))
         return True
 
     async def _update(self, name: str, app: ApplicationStatusOverview) -> None:
+        known = self._known.get(name)
         entry = next((entry for entry in self._directory if entry.name == name), None)
-        if entry is None:
+        if known is None or entry is None:
             return  # removed meanwhile
         if app.deployments:
-            self._replicas[name] = _running(app)
+            known.replicas = _running(app)
         # While an application is built anew, Serve lists no deployments for it; its old replicas still run.
-        replicas = self._replicas.get(name, 0)
-        if (replicas or not app.deployments) and self._seen.get(name) != app.last_deployed_time_s:
+        if (known.replicas or not app.deployments) and known.seen != app.last_deployed_time_s:
             await self._fetch_card(entry)
             if entry.card is not None and app.status == ApplicationStatus.RUNNING:
-                self._seen[name] = app.last_deployed_time_s
+                known.seen = app.last_deployed_time_s
             if entry.card is not None and not app.deployments:
-                replicas = self._replicas.setdefault(name, 1)  # it gave its card, so one runs
+                known.replicas = known.replicas or 1  # it gave its card, so one runs
+        await self._find_lanes(known, app.last_deployed_time_s)
         if entry.card is not None:
-            entry.dispatcher.configure(entry.card, replicas)
-        entry.state, entry.reason, entry.detail = _state(app, replicas, entry.card is not None)
+            entry.dispatcher.configure(entry.card, known.replicas)
+        entry.state, entry.reason, entry.detail = _state(app, known.replicas, entry.card is not None)
+
+    async def _find_lanes(self, known: _Known, deployed: float) -> None:
+        """Ask the replicas for their lanes when there may be other replicas than before, until each has one, but not for
+        ever: those of other machines never will."""
+        known.ways.count(known.replicas)
+        now = (known.replicas, known.ways.losses, deployed)
+        if known.asked != now:
+            known.asked, known.tries = now, LANE_TRIES
+        if self._node is None or not known.tries or known.ways.lanes >= known.replicas:
+            return
+        known.tries -= 1
+        try:
+            async with asyncio.timeout(CARD_TIMEOUT_S):
+                lanes = await known.handle.lanes()
+        except (WorkflowError, TimeoutError):
+            return  # the handle remains
+        await known.ways.adopt([lane for lane in lanes if lane.node == self._node])
 
     async def _fetch_card(self, entry: Entry) -> None:
         try:

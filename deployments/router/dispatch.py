@@ -4,7 +4,7 @@ Requests that arrive while calls are out travel together in the next call (an en
 
     inference -> waiting -> [call] -> outcome          every path out of here is one of:
                    |          |                        an output, an error of the tree, or the caller is gone
-                   |          +- the replica is lost: once more if the workflow is retry-safe and time is left
+                   |          +- the replica is lost: again if that can do no harm and time is left
                    +- deadline, or no room: refused, and nothing has run
 """
 
@@ -22,10 +22,10 @@ from typing import Any, Final
 import numpy as np
 
 from deployments.client import Item, Outcome, Timing, WorkflowClient
-from workflows.deadlines import given_up
 from workflows.batch import as_error
 from workflows.card import Card
 from workflows.context import CallContext
+from workflows.deadlines import given_up
 from workflows.errors import DeadlineExceeded, Overloaded, ReplicaLost, WorkflowError
 
 __all__ = ["Dispatcher"]
@@ -35,7 +35,8 @@ log = logging.getLogger(__name__)
 MAX_ENVELOPE: Final = 64
 MAX_ENVELOPE_BYTES: Final = 16 << 20  # of arrays and text; far below what one gRPC message of a handle may hold
 CALLS_PER_REPLICA: Final = 4
-ATTEMPTS: Final = 2
+ATTEMPTS: Final = 2  # of what may have run: a request that kills replicas must not kill many
+REFUSALS: Final = 8  # by replicas that stop, and what never reached one: nothing has run
 
 
 @dataclass(slots=True, eq=False)
@@ -45,6 +46,7 @@ class _Pending:
     item: Item
     answer: asyncio.Future[Any]
     attempts: int = 0
+    may_have_run: bool = False  # in an earlier attempt
     call: _Call | None = None
 
 
@@ -52,6 +54,9 @@ class _Pending:
 class _Call:
     envelope: list[_Pending]
     task: asyncio.Task[None]
+
+
+_HEAVY: Final = frozenset({str, bytes, dict, list, np.ndarray})
 
 
 def _ignore(timing: Timing) -> None: ...
@@ -132,7 +137,7 @@ class Dispatcher:
             raise late
         self._streams += 1
         try:
-            for attempt in range(1, ATTEMPTS + 1):
+            for attempt in range(1, REFUSALS + 1):
                 begun = False
                 try:
                     async with aclosing(self.client.stream(Item(input_data, call))) as groups:
@@ -140,8 +145,8 @@ class Dispatcher:
                             begun = True
                             yield group
                     return
-                except ReplicaLost:
-                    if begun or attempt == ATTEMPTS or not self._may_retry(call):
+                except ReplicaLost as lost:
+                    if begun or not self._may_retry(call, lost, attempt):
                         raise
                 except WorkflowError:
                     raise
@@ -175,7 +180,7 @@ class Dispatcher:
             if envelope and size > MAX_ENVELOPE_BYTES:
                 break
             self._waiting.popleft()
-            late = given_up(pending.item.call, begun=pending.attempts > 0)
+            late = given_up(pending.item.call, begun=pending.may_have_run)
             if pending.answer.done():
                 continue
             if late is not None:  # its alarm is late, too
@@ -207,33 +212,49 @@ class Dispatcher:
             self._fail(envelope, as_error(error))
 
     def _settle(self, pending: _Pending, outcome: Outcome) -> None:
+        error = outcome.error
+        if isinstance(error, ReplicaLost):
+            self._lost([pending], error)
+            return
         self._observe(outcome.timing)
         if pending.answer.done():
             return
-        if outcome.error is not None:
-            pending.answer.set_exception(outcome.error)
+        if error is not None:
+            pending.answer.set_exception(error)
         else:
             pending.answer.set_result(outcome.output)
 
     def _fail(self, envelope: list[_Pending], error: WorkflowError) -> None:
-        """What has no outcome yet goes back to the head of the queue if it may be tried again, else gets the error."""
+        """The call has ended: whoever still travelled in it gets the error, or another try."""
+        left = [p for p in envelope if p.call is not None and p.call.envelope is envelope and not p.answer.done()]
+        if isinstance(error, ReplicaLost):
+            self._lost(left, error)
+            return
+        for pending in left:
+            # Each its own: an exception that several tasks raise would collect all their tracebacks.
+            pending.answer.set_exception(copy(error))
+
+    def _lost(self, travellers: list[_Pending], error: ReplicaLost) -> None:
+        """Back to the head of the queue if they may be tried again."""
         again: list[_Pending] = []
-        for pending in envelope:
+        for pending in travellers:
+            pending.may_have_run |= error.may_have_run
             if pending.answer.done():
                 continue
-            lost = isinstance(error, ReplicaLost)
-            if lost and pending.attempts < ATTEMPTS and self._may_retry(pending.item.call):
+            if self._may_retry(pending.item.call, error, pending.attempts):
                 pending.call = None
                 again.append(pending)
             else:
-                # Each its own: an exception that several tasks raise would collect all their tracebacks.
                 pending.answer.set_exception(copy(error))
         self._waiting.extendleft(reversed(again))
         if again:
             self._pump_soon()
 
-    def _may_retry(self, call: CallContext) -> bool:
-        return self._retry_safe and given_up(call) is None
+    def _may_retry(self, call: CallContext, error: ReplicaLost, attempts: int) -> bool:
+        """Whether a lost request may be sent once more: never what may have run and must not run twice."""
+        if given_up(call) is not None:
+            return False
+        return attempts < ATTEMPTS and self._retry_safe if error.may_have_run else attempts < REFUSALS
 
     # ---- callers who leave ----------------------------------------------------------------------------------------------
 
@@ -268,9 +289,11 @@ class Dispatcher:
 
 
 def _bytes_of(value: Any) -> int:
-    """What an input weighs on its way: arrays and texts, in nested mappings; the rest is small change."""
+    """What an input weighs on its way: arrays and texts, however nested; the rest is small change."""
     if isinstance(value, dict):
         return sum(map(_bytes_of, value.values()))
+    if isinstance(value, list):
+        return 8 * len(value) + sum(_bytes_of(part) for part in value if type(part) in _HEAVY)
     if isinstance(value, np.ndarray):
         return value.nbytes
     return len(value) if isinstance(value, str | bytes) else 0

@@ -14,8 +14,8 @@ import ray
 from ray import serve
 
 from deployments.building import ConfigError, parsed
+from deployments.client import WorkflowClient
 from deployments.config import RouterArgs, RouterSettings
-from deployments.ray_client import RayClient
 from deployments.router.access_log import access_log_files
 from deployments.router.app import build_app
 from deployments.router.directory import Directory
@@ -45,7 +45,8 @@ class _RouterBase:
         self._app = build_app(
             self._directory, self._args, load_keys(self._args), self._metrics, _access_log(self._args.access_log)
         )
-        self._discovery = Discovery(self._directory, self._dispatcher)
+        node = ray.get_runtime_context().get_node_id() if self._args.local_lanes else None
+        self._discovery = Discovery(self._directory, self._dispatcher, node)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Serve calls this with the deployment's `user_config`, at the start and whenever it changes.
@@ -82,7 +83,7 @@ class _RouterBase:
             except ValueError:
                 log.exception("the keys stay as they were")
 
-    def _dispatcher(self, name: str, client: RayClient) -> Dispatcher:
+    def _dispatcher(self, name: str, client: WorkflowClient) -> Dispatcher:
         return Dispatcher(
             client, max_queue=self._settings.max_queue, observe=partial(self._metrics.observe_outcome, name)
         )

@@ -13,11 +13,10 @@ import contextlib
 import errno
 import os
 import socket
-import struct
-import tempfile
 import time
-from pathlib import Path
 from typing import Final
+
+from deployments.private_sockets import private_folder, same_user
 
 __all__ = ["Port", "PortTaken"]
 
@@ -46,7 +45,7 @@ class Port:
 
     def __init__(self, host: str, port: int, owner: str) -> None:
         self._owner = owner.encode()[:256]
-        self._folder = _private_folder() / f"{host.replace(':', '_')}-{port}"
+        self._folder = private_folder() / f"{host.replace(':', '_')}-{port}"
         self._folder.mkdir(mode=0o700, exist_ok=True)
         self._path = self._folder / f"{os.getpid()}-{id(self):x}.sock"
         self._lending: asyncio.Server | None = None
@@ -131,7 +130,7 @@ class Port:
             asking: socket.socket = writer.get_extra_info("socket")
             async with asyncio.timeout(_TIMEOUT_S):
                 owner = await reader.read(512)
-            if owner == self._owner and _same_user(asking):
+            if owner == self._owner and same_user(asking):
                 # A duplicate of asyncio's own transport socket, which does not offer sendmsg.
                 with socket.socket(fileno=os.dup(asking.fileno())) as raw:
                     socket.send_fds(raw, [_LENT], [self.socket.fileno()])
@@ -152,19 +151,3 @@ def _bind(host: str, port: int) -> socket.socket:
         listening.close()
         raise PortTaken(cause.errno, f"cannot listen on {host}:{port}: {cause.strerror}") from None
     return listening
-
-
-def _same_user(asking: socket.socket) -> bool:
-    credentials = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    _, uid, _ = struct.unpack("3i", credentials)
-    return bool(uid == os.getuid())
-
-
-def _private_folder() -> Path:
-    """A folder of this user that nobody else can enter."""
-    folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"infernet-serve-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    status = folder.lstat()
-    if status.st_uid != os.getuid() or status.st_mode & 0o077:  # which a link never satisfies
-        raise PermissionError(f"{folder} must belong to this user alone (mode 700)")
-    return folder

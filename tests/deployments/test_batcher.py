@@ -16,7 +16,7 @@ from deployments.batcher import Entrant
 from tests.deployments.batcher_bench import Bench
 from tests.deployments.virtual_clock import quiescence
 from workflows.card import Batching
-from workflows.errors import Cancelled, DeadlineExceeded, NotReady, Overloaded
+from workflows.errors import Cancelled, DeadlineExceeded, Overloaded, ReplicaLost
 
 # ---- any history ---------------------------------------------------------------------------------------------------------
 
@@ -191,7 +191,7 @@ class AnyHistory(RuleBasedStateMachine):
                 assert outcome.output == self.expected[entrant.input_data]
             elif isinstance(outcome.error, Cancelled):
                 assert entrant.call.cancelled
-            elif isinstance(outcome.error, DeadlineExceeded | NotReady):
+            elif isinstance(outcome.error, DeadlineExceeded | ReplicaLost):
                 assert entrant.input_data not in executed
             else:
                 assert outcome.error.code == self.expected[entrant.input_data]
@@ -409,12 +409,13 @@ async def test_stop_finishes_the_running_batch_and_refuses_the_rest() -> None:
     await bench.run("b")
     stopping = asyncio.create_task(bench.batcher.stop())
     await quiescence()
-    with pytest.raises(NotReady):
+    with pytest.raises(ReplicaLost):
         bench.submit("c")
     await bench.model.finish()
     await stopping
     assert bench.outcome("a").output == ("ran", "a")
-    assert bench.error("b").code == "loading"
+    assert isinstance(bench.error("b"), ReplicaLost)
+    assert not bench.error("b").may_have_run
     assert bench.ran == [["a"]]
     assert not bench.batcher.alive
 
@@ -423,7 +424,8 @@ async def test_stop_does_not_wait_for_company() -> None:
     bench = Bench(Batching(max_size=4, max_wait_s=10.0))
     await bench.run("a")
     await bench.batcher.stop()
-    assert bench.error("a").code == "loading"
+    assert isinstance(bench.error("a"), ReplicaLost)
+    assert not bench.error("a").may_have_run
     assert bench.ran == []
 
 
@@ -435,7 +437,9 @@ async def test_a_dead_loop_shows_and_strands_nobody() -> None:
     loop.cancel()
     await quiescence()
     assert not bench.batcher.alive
-    assert bench.error("a").code == "loading"
-    assert bench.error("b").code == "loading"
-    with pytest.raises(NotReady):
+    assert isinstance(bench.error("a"), ReplicaLost)
+    assert not bench.error("a").may_have_run
+    assert isinstance(bench.error("b"), ReplicaLost)
+    assert not bench.error("b").may_have_run
+    with pytest.raises(ReplicaLost):
         bench.submit("c")

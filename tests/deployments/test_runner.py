@@ -21,7 +21,7 @@ from deployments.runner import Figures, Runner
 from tests.contract import DEPLOYMENTS, Place, collect
 from tests.orders import AsyncOrders, SyncOrders
 from workflows import AsyncInferenceWorkflow, BaseInferenceWorkflow, Batching, CallContext, Tensors, TensorsResult
-from workflows.errors import InvalidInput, NotReady, WorkflowError
+from workflows.errors import InvalidInput, NotReady, ReplicaLost, WorkflowError
 
 MakeRunner = Callable[..., Any]
 
@@ -157,8 +157,9 @@ async def test_stop_finishes_what_runs_and_refuses_what_comes(kind: str, tmp_pat
         stopping = asyncio.create_task(runner.stop())
         await asyncio.sleep(0)
         (refused,) = await collect(client, [place.order(3)])
-        assert isinstance(refused.error, NotReady)
-        with pytest.raises(NotReady):
+        assert isinstance(refused.error, ReplicaLost)
+        assert not refused.error.may_have_run
+        with pytest.raises(ReplicaLost):
             await anext(client.stream(place.order(4, count=1)))
         assert not stopping.done()
     rest = [group async for group in stream]

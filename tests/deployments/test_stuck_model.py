@@ -12,7 +12,7 @@ from deployments.runner import Runner
 from tests.contract import DEPLOYMENTS, Place, collect
 from tests.orders import SyncOrders
 from workflows import BaseInferenceWorkflow
-from workflows.errors import NotReady, ReplicaLost
+from workflows.errors import ReplicaLost
 
 PATIENCE_S = 20
 
@@ -34,7 +34,8 @@ async def test_stop_gives_up_a_model_that_does_not_return(tmp_path: Path) -> Non
         (lost,), (refused,) = await running, await waiting
         assert isinstance(lost.error, ReplicaLost)
         assert lost.error.may_have_run
-        assert isinstance(refused.error, NotReady)
+        assert isinstance(refused.error, ReplicaLost)
+        assert not refused.error.may_have_run
         with pytest.raises(ReplicaLost):
             await next_chunk
         await idle_stream.aclose()  # at once, too

@@ -1,0 +1,123 @@
+"""Which way an envelope takes: over the least busy local lane, or over the handle, which reaches every replica.
+
+Lanes come and go: who knows of replicas says so with `adopt`, and a lane that is lost leaves by itself. The handle's share
+is that of the replicas that have no lane: those of other machines, and those that are not connected yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from deployments.client import Item, Outcome, WorkflowClient
+from deployments.lanes.address import LaneAddress
+from deployments.lanes.client import Lane, LaneRefused
+from deployments.lanes.frames import WIRE_VERSION
+from workflows.card import Card
+
+__all__ = ["LaneChooser"]
+
+log = logging.getLogger(__name__)
+
+
+class LaneChooser:
+    """`WorkflowClient` over the open lanes of one workflow, and over `handle` otherwise. Belongs to one event loop."""
+
+    def __init__(self, handle: WorkflowClient) -> None:
+        self._handle = handle
+        self._lanes: dict[LaneAddress, Lane] = {}
+        self._by_handle = 0
+        self._replicas = 0
+        self._losses = 0
+
+    @property
+    def lanes(self) -> int:
+        """Open lanes."""
+        return len(self._lanes)
+
+    @property
+    def losses(self) -> int:
+        """Lanes that have ended so far: when this grows, there are other replicas now."""
+        return self._losses
+
+    def count(self, replicas: int) -> None:
+        """How many replicas there are, wherever."""
+        self._replicas = replicas
+
+    async def adopt(self, addresses: Sequence[LaneAddress]) -> None:
+        """Connect to those that are not connected yet. What cannot be reached is left to the handle."""
+        new = [address for address in addresses if address.version == WIRE_VERSION and address not in self._lanes]
+        await asyncio.gather(*map(self._connect, new))
+
+    async def close(self) -> None:
+        """End all lanes: what is outstanding on them is lost."""
+        for lane in list(self._lanes.values()):
+            await lane.close()
+
+    async def submit(self, items: Sequence[Item]) -> AsyncGenerator[list[tuple[int, Outcome]]]:
+        lane = self._least_busy()
+        if lane is not None:
+            async with aclosing(lane.submit(items)) as groups:
+                async for group in groups:
+                    yield group
+            return
+        self._by_handle += len(items)
+        try:
+            async with aclosing(self._handle.submit(items)) as groups:
+                async for group in groups:
+                    yield group
+        finally:
+            self._by_handle -= len(items)
+
+    async def stream(self, item: Item) -> AsyncGenerator[list[Any]]:
+        lane = self._least_busy()
+        if lane is not None:
+            async with aclosing(lane.stream(item)) as groups:
+                async for group in groups:
+                    yield group
+            return
+        self._by_handle += 1
+        try:
+            async with aclosing(self._handle.stream(item)) as groups:
+                async for group in groups:
+                    yield group
+        finally:
+            self._by_handle -= 1
+
+    async def cancel(self, request_ids: Sequence[str]) -> None:
+        for lane in self._lanes.values():
+            await lane.cancel(request_ids)
+        if self._by_handle:
+            await self._handle.cancel(request_ids)
+
+    async def card(self) -> Card:
+        return await self._handle.card()
+
+    def _least_busy(self) -> Lane | None:
+        """The lane to take; None for the handle."""
+        best = min(self._lanes.values(), key=_outstanding, default=None)
+        without_lane = self._replicas - len(self._lanes)
+        if best is not None and without_lane > 0 and best.outstanding > self._by_handle / without_lane:
+            return None
+        return best
+
+    async def _connect(self, address: LaneAddress) -> None:
+        try:
+            lane = await Lane.to(address, self._forget)
+        except (OSError, TimeoutError, LaneRefused) as cause:
+            log.warning("no lane to replica %s: %s", address.replica, type(cause).__name__)
+            return
+        if lane.open:
+            self._lanes[address] = lane
+
+    def _forget(self, lane: Lane) -> None:
+        self._losses += 1
+        for address in [address for address, known in self._lanes.items() if known is lane]:
+            del self._lanes[address]
+
+
+def _outstanding(lane: Lane) -> int:
+    return lane.outstanding
