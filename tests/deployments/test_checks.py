@@ -268,6 +268,10 @@ def test_a_rule_that_is_broken_is_one_complaint(
         both(put(f"{APP}.args.host", "0.0.0.0"), KEYED),
         both(put(f"{APP}.args.host", "::"), KEYED),
         both(put(f"{APP}.args.keys_env", "K"), put(f"{APP}.runtime_env", {"env_vars": {"K": KEYS}})),
+        both(
+            put(f"{APP}.args.keys_env", "K"),
+            put(f"{APP}.deployments.0.ray_actor_options", {"runtime_env": {"env_vars": {"K": KEYS}}}),
+        ),
         BEHIND_SERVE,
         both(BEHIND_SERVE, put(CALLBACK, "deployments.router.control_headers:serve_middlewares")),
         both(BEHIND_SERVE, put("http_options.host", "0.0.0.0"), KEYED),
