@@ -1,0 +1,337 @@
+"""Local lanes beyond the contract: what is lost, what is refused, who gets the next envelope, and how slow readers may be."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deployments.client import Item
+from deployments.lanes.address import LaneAddress
+from deployments.lanes.chooser import LaneChooser
+from deployments.lanes.client import CREDIT, Lane, LaneRefused
+from deployments.lanes.frames import HEAD, WIRE_VERSION, Begun, Writer
+from deployments.lanes.server import LaneServer
+from deployments.local import LocalClient
+from deployments.private_sockets import private_folder
+from deployments.runner import Figures, Runner
+from tests.contract import Deployment, Place, collect, error_of
+from tests.deployments.lane_ends import lane_to
+from tests.orders import SyncOrders
+from workflows import AsyncInferenceWorkflow, BaseInferenceWorkflow, CallContext
+from workflows.errors import BadOutput, InvalidInput, ReplicaLost
+
+
+class OnceOnly(SyncOrders):
+    """Orders that must not be run twice."""
+
+    retry_safe = False
+
+
+class Replica:
+    """A runner behind a lane, as a process of its own would have it; `die` is what SIGKILL does to its connections."""
+
+    def __init__(self, workflow: BaseInferenceWorkflow[Any, Any, Any], name: str = "replica") -> None:
+        self.runner = Runner(workflow, name)
+        self.server = LaneServer(self.runner, name)
+
+    @property
+    def address(self) -> LaneAddress:
+        address = self.server.address("node")
+        assert address is not None
+        return address
+
+    def die(self) -> None:
+        for caller in self.server._callers:
+            caller.connection._abort()
+
+    async def stop(self) -> None:
+        await self.server.send_away()
+        await self.runner.stop()
+        await self.server.close()
+
+
+@asynccontextmanager
+async def replicas(*workflows: BaseInferenceWorkflow[Any, Any, Any]) -> AsyncIterator[list[Replica]]:
+    found = [Replica(workflow, f"replica-{number}") for number, workflow in enumerate(workflows)]
+    for replica in found:
+        await replica.runner.start()
+        await replica.server.start()
+    try:
+        yield found
+    finally:
+        for replica in found:
+            await replica.stop()
+            assert replica.runner.figures() == Figures(0, 0, 0)
+
+
+async def chooser_of(*found: Replica, handle: Replica | None = None, count: int | None = None) -> LaneChooser:
+    chooser = LaneChooser(LocalClient((handle or found[0]).runner))
+    chooser.count(len(found) if count is None else count)
+    await chooser.adopt([replica.address for replica in found])
+    assert chooser.lanes == len(found)
+    return chooser
+
+
+# ---- lost and stopping -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("workflow", "ran"), [(SyncOrders, [True, True]), (OnceOnly, [True, False])])
+async def test_what_had_not_begun_is_known_where_it_matters(
+    workflow: type[SyncOrders], ran: list[bool], tmp_path: Path
+) -> None:
+    place = Place(tmp_path, Deployment(workflow))
+    async with replicas(workflow()) as (replica,):
+        chooser = await chooser_of(replica)
+        items = [place.order(1, gate="gate", bucket="a"), place.order(2, bucket="b")]
+        asked = asyncio.create_task(collect(chooser, items))
+        async with place.held("gate"):
+            replica.die()
+            outcomes = await asked
+        errors = [error_of(outcome) for outcome in outcomes]
+    assert all(isinstance(error, ReplicaLost) for error in errors)
+    assert [error.may_have_run for error in errors] == ran
+    assert chooser.lanes == 0
+    assert chooser.losses == 1
+
+
+async def test_a_lost_lane_ends_its_streams_and_drops_what_they_ran(tmp_path: Path) -> None:
+    place = Place(tmp_path, Deployment(SyncOrders))
+    async with replicas(SyncOrders()) as (replica,):
+        chooser = await chooser_of(replica)
+        stream = chooser.stream(place.order(1, count=1_000_000))
+        await anext(stream)
+        replica.die()
+        with pytest.raises(ReplicaLost) as lost:
+            async for _ in stream:
+                pass
+    assert lost.value.may_have_run
+
+
+async def test_a_stopping_replica_finishes_what_it_has_and_gets_nothing_new(tmp_path: Path) -> None:
+    place = Place(tmp_path, Deployment(SyncOrders))
+    async with replicas(SyncOrders(), SyncOrders()) as (stopping, staying):
+        chooser = await chooser_of(stopping, handle=staying)
+        running = asyncio.create_task(collect(chooser, [place.order(1, gate="gate")]))
+        stream = chooser.stream(place.order(2, count=300))
+        async with place.held("gate"):
+            await stopping.server.send_away()
+            assert chooser.lanes == 0
+            (elsewhere,) = await collect(chooser, [place.order(3)])
+            stop = asyncio.create_task(stopping.stop())
+        chunks = [chunk async for group in stream for chunk in group]
+        await stop
+        (finished,) = await running
+    assert elsewhere.output["value"] == 6
+    assert finished.output["value"] == 2
+    assert len(chunks) == 300
+
+
+async def test_what_waits_in_a_stopping_replica_has_not_run(tmp_path: Path) -> None:
+    place = Place(tmp_path, Deployment(SyncOrders))
+    async with replicas(SyncOrders()) as (replica,):
+        chooser = await chooser_of(replica)
+        running = asyncio.create_task(collect(chooser, [place.order(1, gate="gate", bucket="a")]))
+        async with place.held("gate"):
+            waiting = asyncio.create_task(collect(chooser, [place.order(2, bucket="b")]))
+            await chooser.card()
+            stop = asyncio.create_task(replica.stop())
+            await replica.server.send_away()
+            for _ in range(10):  # turns of the loop until the batcher is closed as well
+                await asyncio.sleep(0)
+        (refused,) = await waiting
+        await asyncio.gather(running, stop)
+    error = error_of(refused)
+    assert isinstance(error, ReplicaLost)
+    assert not error.may_have_run
+    assert place.ran == [1]
+
+
+async def test_nothing_is_asked_of_a_lane_that_was_lost(tmp_path: Path) -> None:
+    place = Place(tmp_path, Deployment(SyncOrders))
+    async with replicas(SyncOrders()) as (replica,):
+        lost: list[Lane] = []
+        lane = await Lane.to(replica.address, lost.append)
+        replica.die()
+        while not lost:
+            await asyncio.sleep(0)
+        groups = [group async for group in lane.submit([place.order(1)])]
+        with pytest.raises(ReplicaLost):
+            await anext(lane.stream(place.order(2, count=1)))
+    error = error_of(groups[0][0][1])
+    assert isinstance(error, ReplicaLost)
+    assert not error.may_have_run
+    assert place.ran == []
+
+
+# ---- who gets the next one -------------------------------------------------------------------------------------------------
+
+
+async def test_the_least_busy_lane_gets_the_next_envelope(tmp_path: Path) -> None:
+    place = Place(tmp_path, Deployment(SyncOrders))
+    async with replicas(SyncOrders(), SyncOrders()) as (one, two):
+        chooser = await chooser_of(one, two)
+        held = asyncio.create_task(collect(chooser, [place.order(1, gate="gate"), place.order(2, bucket="b")]))
+        async with place.held("gate"):
+            for value in range(3, 9):
+                await collect(chooser, [place.order(value)])
+            assert [one.runner.figures(), two.runner.figures()] == [Figures(1, 1, 0), Figures(0, 0, 0)]
+        await held
+    assert place.ran[1:-1] == list(range(3, 9))
+
+
+async def test_replicas_without_a_lane_get_their_share_by_the_handle(tmp_path: Path) -> None:
+    place = Place(tmp_path, Deployment(SyncOrders))
+    async with replicas(SyncOrders(), SyncOrders()) as (near, far):
+        chooser = await chooser_of(near, handle=far, count=2)
+        held = [asyncio.create_task(collect(chooser, [place.order(1, gate="near")]))]
+        async with place.held("near"):
+            assert near.runner.figures() == Figures(0, 1, 0)
+            held.append(asyncio.create_task(collect(chooser, [place.order(2, gate="far")])))
+            async with place.held("far"):
+                assert far.runner.figures() == Figures(0, 1, 0)
+        await asyncio.gather(*held)
+
+
+# ---- addresses -------------------------------------------------------------------------------------------------------------
+
+
+async def test_who_is_not_the_replica_that_was_told_of_gets_nothing() -> None:
+    async with replicas(SyncOrders()) as (replica,):
+        true = replica.address
+        other = LaneAddress(true.node, "somebody else", WIRE_VERSION, true.path)
+        newer = LaneAddress(true.node, true.replica, WIRE_VERSION + 1, true.path)
+        gone = LaneAddress(true.node, true.replica, WIRE_VERSION, f"{true.path}.gone")
+        with pytest.raises(LaneRefused):
+            await Lane.to(other, lambda lane: None)
+        chooser = LaneChooser(LocalClient(replica.runner))
+        await chooser.adopt([other, newer, gone])
+        assert chooser.lanes == 0
+
+
+async def test_its_folder_is_private_and_leftovers_are_swept() -> None:
+    folder = private_folder() / "lanes"
+    async with replicas(SyncOrders()) as (first,):
+        assert folder.stat().st_mode & 0o077 == 0
+        own = Path(first.address.path)
+        with socket.socket(socket.AF_UNIX) as killed:
+            leftover = folder / f"{os.getpid()}-leftover.sock"
+            killed.bind(str(leftover))
+        async with replicas(SyncOrders()):
+            assert not leftover.exists()
+            assert own.exists()
+    assert not own.exists()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        HEAD.pack(0xFFFFFFFF, 0xFFFFFFFF),
+        HEAD.pack(3, 0) + b"\x91\xc3\x00",
+        b"".join(bytes(part) for part in Writer().write(Begun(1, [0]))),
+    ],
+)
+async def test_noise_ends_its_own_connection_only(sent: bytes, tmp_path: Path) -> None:
+    place = Place(tmp_path, Deployment(SyncOrders))
+    async with replicas(SyncOrders()) as (replica,):
+        chooser = await chooser_of(replica)
+        reader, writer = await asyncio.open_unix_connection(replica.address.path)
+        writer.write(sent)
+        async with asyncio.timeout(10):
+            while await reader.read(1024):  # its hello, and then the end
+                pass
+        writer.close()
+        (outcome,) = await collect(chooser, [place.order(1)])
+        assert outcome.output["value"] == 2
+        assert chooser.lanes == 1
+
+
+# ---- what is in them -------------------------------------------------------------------------------------------------------
+
+
+class Echo(AsyncInferenceWorkflow[Any, Any, Any]):
+    """Gives back what it is given; the word "huge" gives a number that no lane can say."""
+
+    retry_safe = True
+
+    async def do_run_model(self, preprocessed_data: Any) -> Any:
+        return 1 << 80 if preprocessed_data == "huge" else preprocessed_data
+
+    async def do_stream(self, preprocessed_data: Any) -> AsyncGenerator[Any]:
+        yield 1
+        yield await self.do_run_model(preprocessed_data)
+
+
+def item(value: Any) -> Item:
+    return Item(value, CallContext("request"))
+
+
+async def test_arrays_of_any_size_come_whole() -> None:
+    runner = Runner(Echo(), "echo")
+    await runner.start()
+    async with lane_to(runner) as lane:
+        sizes = [1, 5000, 70_000, 3_000_000]
+        sent = [np.arange(size, dtype=np.float32) for size in sizes]
+        outcomes = await collect(lane, [item({"x": array}) for array in sent])
+        for outcome, array in zip(outcomes, sent, strict=True):
+            assert (outcome.output["x"] == array).all()
+            assert outcome.output["x"].__array_interface__["data"][0] % 4 == 0
+
+
+async def test_an_answer_that_cannot_be_said_costs_no_neighbour() -> None:
+    runner = Runner(Echo(), "echo")
+    await runner.start()
+    async with lane_to(runner) as lane:
+        outcomes = await collect(lane, [item(1), item("huge"), item(3)])
+        assert [outcomes[0].output, outcomes[2].output] == [1, 3]
+        assert isinstance(outcomes[1].error, BadOutput)
+        stream = lane.stream(item("huge"))
+        assert await anext(stream) == [1]
+        with pytest.raises(BadOutput):
+            await anext(stream)
+        assert lane.lanes == 1
+
+
+async def test_an_input_that_cannot_be_said_costs_no_neighbour() -> None:
+    runner = Runner(Echo(), "echo")
+    await runner.start()
+    async with lane_to(runner) as lane:
+        outcomes = await collect(lane, [item(1), item(1 << 80), item(3)])
+        assert [outcomes[0].output, outcomes[2].output] == [1, 3]
+        assert isinstance(outcomes[1].error, InvalidInput)
+        with pytest.raises(InvalidInput):
+            await anext(lane.stream(item(1 << 80)))
+        assert lane.lanes == 1
+
+
+class Counter(AsyncInferenceWorkflow[int, list[int], int]):
+    """Counts as fast as it can."""
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    async def do_stream(self, preprocessed_data: int) -> AsyncGenerator[int]:
+        for number in range(preprocessed_data):
+            self.made += 1
+            yield number
+
+
+async def test_a_slow_reader_slows_its_own_producer_only() -> None:
+    counter = Counter()
+    runner = Runner(counter, "counter")
+    await runner.start()
+    async with lane_to(runner) as lane, aclosing(lane.stream(item(10_000))) as slow:
+        read = list(await anext(slow))
+        fast = [number async for group in lane.stream(item(1000)) for number in group]
+        assert fast == list(range(1000))
+        assert counter.made - 1000 <= len(read) + 2 * CREDIT  # what is under way, and what was granted since
+        read += [number async for group in slow for number in group]
+        assert read == list(range(10_000))
