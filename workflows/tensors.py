@@ -6,6 +6,7 @@ dtype names are numpy's own (`float32`, `int64`, `bool`, ...) plus `string`, whi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import chain
 from math import prod
 from typing import Any, Final
@@ -39,7 +40,12 @@ _ALLOWED: Final[Mapping[str, frozenset[type]]] = {
 
 def dtype_name(array: Array) -> str:
     """The name that stands for this array's dtype in JSON and cards; `string` for text of any numpy form."""
-    return "string" if array.dtype.kind in "OUS" else array.dtype.name
+    return _dtype_name(array.dtype)
+
+
+@lru_cache(maxsize=256)
+def _dtype_name(dtype: np.dtype[Any]) -> str:  # numpy makes the name anew each time, in Python
+    return "string" if dtype.kind in "OUS" else dtype.name
 
 
 def tensor_from_json(name: str, dtype: object, shape: object, data: object) -> Array:

@@ -5,7 +5,7 @@ app = build_app(directory, RouterArgs(), Keys(), Metrics())
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Callable
 
 from deployments.config import RouterArgs
 from deployments.router.asking import Workflows
@@ -23,14 +23,14 @@ def build_app(
     args: RouterArgs,
     keys: Keys,
     metrics: Metrics,
-    access_log: logging.Handler | None = None,
+    access_log: Callable[[str], None] | None = None,
 ) -> Edge:
     """Everything the router answers.
 
     Args:
         keys: From `load_keys(args)`; empty means that nobody needs a key.
         metrics: Shown under `/metrics`; the dispatchers count in it as well.
-        access_log: Gets one record per request whose message is the whole line.
+        access_log: Gets one line per request.
     """
     workflows = Workflows(directory, metrics)
     routes = [*native.routes(workflows), *open_inference.routes(workflows)]

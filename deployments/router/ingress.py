@@ -16,7 +16,7 @@ from ray import serve
 from deployments.building import ConfigError, parsed
 from deployments.client import WorkflowClient
 from deployments.config import RouterArgs, RouterSettings
-from deployments.router.access_log import access_log_files
+from deployments.router.access_log import AccessLogFiles
 from deployments.router.app import build_app
 from deployments.router.directory import Directory
 from deployments.router.discovery import Discovery
@@ -42,9 +42,8 @@ class _RouterBase:
         self._metrics = Metrics(serve.get_replica_context().replica_id.unique_id)
         self._directory = Directory()
         self._keys_changed_at = _changed_at(self._args.keys_file)
-        self._app = build_app(
-            self._directory, self._args, load_keys(self._args), self._metrics, _access_log(self._args.access_log)
-        )
+        self._access_log = _access_log(self._args.access_log)
+        self._app = build_app(self._directory, self._args, load_keys(self._args), self._metrics, self._access_log)
         node = ray.get_runtime_context().get_node_id() if self._args.local_lanes else None
         self._discovery = Discovery(self._directory, self._dispatcher, node)
 
@@ -82,6 +81,13 @@ class _RouterBase:
                 self._app.keys = load_keys(self._args)
             except ValueError:
                 log.exception("the keys stay as they were")
+
+    async def _end(self) -> None:
+        """The last thing that a replica does."""
+        if hasattr(self, "_discovery"):
+            await self._discovery.stop()
+        if hasattr(self, "_access_log"):
+            self._access_log.close()
 
     def _dispatcher(self, name: str, client: WorkflowClient) -> Dispatcher:
         return Dispatcher(
@@ -125,8 +131,7 @@ class Router(_RouterBase):
         # Serve calls and awaits this before it ends the replica. Discovery goes on while requests are finished.
         if hasattr(self, "_listener"):
             await self._listener.stop()
-        if hasattr(self, "_discovery"):
-            await self._discovery.stop()
+        await self._end()
 
 
 @serve.deployment(
@@ -148,8 +153,7 @@ class ServeIngress(_RouterBase):
         return self._app
 
     async def __del__(self) -> None:
-        if hasattr(self, "_discovery"):
-            await self._discovery.stop()
+        await self._end()
 
 
 def _cluster() -> str:
@@ -167,11 +171,9 @@ def _changed_at(path: str | None) -> int | None:
         return None
 
 
-def _access_log(path: str | None) -> logging.Handler:
+def _access_log(path: str | None) -> AccessLogFiles:
     """By default beside Serve's own logs."""
     if path is not None:
-        return access_log_files(Path(path))
+        return AccessLogFiles(Path(path))
     node: Any = ray._private.worker.global_worker.node  # Ray has no public name for its log folder
-    folder = Path(node.get_logs_dir_path()) / "serve"
-    folder.mkdir(exist_ok=True)
-    return access_log_files(folder / "access.log")
+    return AccessLogFiles(Path(node.get_logs_dir_path()) / "serve" / "access.log")

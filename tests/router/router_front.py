@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
@@ -75,15 +74,14 @@ class ScriptedClient:
         raise NotImplementedError
 
 
-class Lines(logging.Handler):
+class Lines:
     """The access log as parsed lines."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.texts: list[str] = []
 
-    def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(record.getMessage())
+    def __call__(self, line: str) -> None:
+        self.texts.append(line)
 
     @property
     def last(self) -> dict[str, Any]:

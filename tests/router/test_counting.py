@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from deployments.client import Timing
-from deployments.router.access_log import access_log_files
+from deployments.router.access_log import AccessLogFiles
 from deployments.router.keys import Keys, mint_key
 from deployments.router.metrics import MAX_WORKFLOWS, Metrics
 from tests.router.router_front import Front, ScriptedClient
@@ -148,6 +147,12 @@ async def test_one_line_per_request_says_everything_but_what_was_said() -> None:
     assert secret not in "".join(house.lines.texts)
 
 
+async def write(log: AccessLogFiles, *lines: str) -> None:
+    for line in lines:
+        log(line)
+    log.close()
+
+
 def test_every_process_has_its_own_log_and_old_ones_are_removed(tmp_path: Path) -> None:
     none = 10_000_000  # there is no process with such an id
     for pid in range(none + 1, none + 12):
@@ -157,26 +162,24 @@ def test_every_process_has_its_own_log_and_old_ones_are_removed(tmp_path: Path) 
     foreign = {"access.log", "access_x.log", "other_1.log", "access_1.log.gz"}
     for name in foreign:
         (tmp_path / name).touch()
-    log = access_log_files(tmp_path / "access.log")
-    log.handle(logging.LogRecord("a", logging.INFO, "", 0, "line", None, None))
-    log.close()
+    log = AccessLogFiles(tmp_path / "access.log")
+    asyncio.run(write(log, "one", "two"))
     own = f"access_{os.getpid()}.log"
-    assert (tmp_path / own).read_text() == "line\n"
+    assert (tmp_path / own).read_text() == "one\ntwo\n"
     kept = {f"access_{pid}.log{end}" for pid in range(none + 5, none + 12) for end in ("", ".1")}
     assert {file.name for file in tmp_path.iterdir()} == {own, *foreign, *kept}
 
 
 def test_a_log_that_cannot_be_written_is_found_at_the_start(tmp_path: Path) -> None:
-    log = access_log_files(tmp_path / "a" / "b" / "access.log")
-    log.handle(logging.LogRecord("a", logging.INFO, "", 0, "line", None, None))
-    log.close()
-    assert (tmp_path / "a" / "b" / f"access_{os.getpid()}.log").read_text() == "line\n"
+    log = AccessLogFiles(tmp_path / "a" / "b" / "access.log")
+    asyncio.run(write(log, "one", "two"))
+    assert (tmp_path / "a" / "b" / f"access_{os.getpid()}.log").read_text() == "one\ntwo\n"
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
-        access_log_files(tmp_path / "file" / "access.log")
+        AccessLogFiles(tmp_path / "file" / "access.log")
     (tmp_path / f"taken_{os.getpid()}.log").mkdir()
     with pytest.raises(OSError, match="taken"):
-        access_log_files(tmp_path / "taken.log")
+        AccessLogFiles(tmp_path / "taken.log")
 
 
 async def test_a_line_cannot_be_forged() -> None:
