@@ -17,11 +17,13 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 
 from deployments.client import Item, Outcome, Timing, WorkflowClient
+from deployments.router.alarms import SHORT_S, alarm_at
 from workflows.batch import as_error
 from workflows.card import Card
 from workflows.context import CallContext
@@ -114,7 +116,9 @@ class Dispatcher:
         loop = asyncio.get_running_loop()
         pending = _Pending(Item(input_data, call), loop.create_future())
         left = call.seconds_left()
-        alarm = None if left is None else loop.call_later(left, self._expire, pending)
+        alarm = None
+        if left is not None:
+            alarm = alarm_at(loop.time() + left, partial(self._expire, pending), exact=left < SHORT_S)
         self._waiting.append(pending)
         self._taken += 1
         self._pump_soon()

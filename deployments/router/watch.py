@@ -14,12 +14,13 @@ from typing import Any, Final, Self
 
 from starlette.types import Receive
 
+from deployments.router.alarms import SHORT_S, Alarm, alarm_at
 from workflows.errors import Cancelled, DeadlineExceeded, WorkflowError
 
 __all__ = ["Watch"]
 
 QUIET_S: Final = 0.01
-"""Nobody is watched for this long: most answers are quicker, and a task for each would cost more than it saves."""
+"""Nobody is watched for about this long: most answers are quicker, and a task for each would cost more than it saves."""
 
 
 class Watch:
@@ -48,7 +49,10 @@ class Watch:
         self._task: asyncio.Task[Any] = task
         self._before = task.cancelling()
         quiet_until = self._loop.time() + QUIET_S
-        self._alarm = self._loop.call_at(min(quiet_until, self._end_at), self._look)
+        if quiet_until < self._end_at:
+            self._alarm: Alarm = alarm_at(quiet_until, self._look)
+        else:
+            self._alarm = alarm_at(self._end_at, self._look, exact=True)
         return self
 
     def limit(self, seconds: float) -> None:
@@ -56,7 +60,7 @@ class Watch:
         self._end_at = self._loop.time() + seconds
         if self._listener is not None:
             self._alarm.cancel()
-            self._alarm = self._loop.call_at(self._end_at, self._look)
+            self._alarm = self._alarm_for_the_end()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -73,10 +77,13 @@ class Watch:
         if self._loop.time() >= self._end_at:
             self._end(self._too_late or DeadlineExceeded(may_have_run=True))
             return
-        self._alarm = self._loop.call_at(self._end_at, self._look)
+        self._alarm = self._alarm_for_the_end()
         if self._listener is None and self._receive is not None:
             self._listener = self._loop.create_task(_until_gone(self._receive))
             self._listener.add_done_callback(self._gone)
+
+    def _alarm_for_the_end(self) -> Alarm:
+        return alarm_at(self._end_at, self._look, exact=self._end_at - self._loop.time() < SHORT_S)
 
     def _gone(self, listener: asyncio.Task[None]) -> None:
         if not listener.cancelled():
