@@ -47,7 +47,7 @@ def answers(outcomes: Sequence[TensorsResult | WorkflowError], name: str) -> lis
 
 
 def test_requests_of_different_rows_run_together_and_come_apart_exactly(tmp_path: Path) -> None:
-    workflow = load(tmp_path, f"g (float[N,2] x) => (float[N,2] y, int64[N] here) {CENSUS}", warm_up=False)
+    workflow = load(tmp_path, f"g (float[N,2] x) => (float[N,2] y, int64[N] here) {CENSUS}", batch=True)
     requests = [rows(7), rows(1, 50), rows(3, 90)]
     outcomes = workflow.inference_batch(requests)
     assert answers(outcomes, "here") == [[11] * 7, [11], [11] * 3]
@@ -67,7 +67,11 @@ def test_requests_of_different_rows_run_together_and_come_apart_exactly(tmp_path
 )
 def test_the_signature_says_whether_requests_may_run_together(tmp_path: Path, signature: str, together: bool) -> None:
     signature = signature.replace("[,", "[?,").replace("[]", "[?]")
-    workflow = load(tmp_path, f"{signature} {CENSUS}", warm_up=False)
+    if not together:
+        with pytest.raises(InvalidInput, match="free leading axis") as caught:
+            load(tmp_path, f"{signature} {CENSUS}", batch=True)
+        assert caught.value.param == "batch"
+    workflow = load(tmp_path, f"{signature} {CENSUS}", batch=True if together else None)
     assert answers(workflow.inference_batch([rows(2), rows(2)]), "here") == [[4 if together else 2] * 2] * 2
     assert workflow.limits.max_size == (32 if together else 1)
     assert (workflow.card("w").batching is not None) == together
@@ -94,7 +98,7 @@ def test_an_output_that_does_not_follow_the_rows_makes_requests_run_alone(
 ) -> None:
     # Keeps the rows above zero: how many those are stands in no signature.
     graph = """g (float[?] x) => (float[?] y) <float zero = {0}> { k = Greater(x,zero) y = Compress(x,k) }"""
-    workflow = load(tmp_path, graph, warm_up=False)
+    workflow = load(tmp_path, graph, batch=True)
     requests = [Tensors(inputs={"x": np.array(values, np.float32)}) for values in ([1, -1], [2, 3], [-4])]
     for _ in range(2):
         assert answers(workflow.inference_batch(requests), "y") == [[1], [2, 3], []]
@@ -171,7 +175,7 @@ def test_a_poisoned_request_fails_alone(tmp_path: Path) -> None:
 
 def test_at_most_max_rows_run_together(tmp_path: Path) -> None:
     workflow = load(
-        tmp_path, f"g (float[N,2] x) => (float[N,2] y, int64[N] here) {CENSUS}", warm_up=False, max_rows=4, max_batch=3
+        tmp_path, f"g (float[N,2] x) => (float[N,2] y, int64[N] here) {CENSUS}", batch=True, max_rows=4, max_batch=3
     )
     outcomes = workflow.inference_batch([rows(3), rows(2), rows(2), rows(9), rows(1), rows(1), rows(1), rows(1)])
     assert [here[0] for here in answers(outcomes, "here")] == [3, 4, 4, 9, 3, 3, 3, 1]

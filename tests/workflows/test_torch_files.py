@@ -189,5 +189,5 @@ def test_exported_outputs_get_names(tmp_path: Path) -> None:
     workflow = of_file(path, sha256=pin(path), output_names=["same", "best"]).setup()
     check = workflow.inference(Tensors(inputs={"x": rows(3)}, outputs=["best", "same"]))
     assert list(check.outputs) == ["best", "same"]
-    with pytest.raises(InvalidInput, match="gives 2 outputs, and 1 are named"):
+    with pytest.raises(InvalidInput, match="gave 2 outputs, and 1 are named"):
         of_file(path, sha256=pin(path), output_names=["same"]).setup()

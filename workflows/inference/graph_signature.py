@@ -1,6 +1,7 @@
-"""What an ONNX graph takes and gives, as the graph itself declares it: requests are checked against it before it runs.
+"""What a tensor model takes and gives, as it declares it itself: requests are checked against it before it runs.
 
-Knows names, dtypes and shapes; runs nothing and imports no runtime.
+Knows names, dtypes and shapes, in the words of ONNX, and of torch as far as that has any; runs nothing and imports no
+runtime.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ MAX_NAME_CHARS: Final = 64
 _ELEMENT: Final = {"float": "float32", "double": "float64"}  # the others are called as in numpy
 _TENSOR: Final = re.compile(r"(optional\()?tensor\((\w+)\)\)?")
 _SEQUENCE: Final = re.compile(r"seq\(tensor\((\w+)\)\)")
+_PART: Final = re.compile(r".+\.(0|[1-9]\d{0,5})", re.DOTALL | re.ASCII)  # of a sequence
 _MAP: Final = re.compile(r"(seq\()?map\((\w+),tensor\((\w+)\)\)\)?")
 # Names that exporters and onnxruntime make up for a dimension that nobody named.
 _MADE_UP: Final = re.compile(r"unk__\d+|.*_dim_\d+")
@@ -47,13 +49,14 @@ class Input:
     """A tensor that the graph takes.
 
     Attributes:
+        dtype: None where nobody declared it: then every array passes.
         dims: A number where the graph fixes a dimension, a name where equal names mean equal sizes, None where anything
             goes. None as a whole: scalar or unknown rank (onnxruntime does not tell them apart); every shape passes.
         required: False for optional inputs, and for initializers that a request may override.
     """
 
     name: str
-    dtype: str
+    dtype: str | None
     dims: Dims | None
     required: bool = True
 
@@ -61,7 +64,7 @@ class Input:
         """The array as the runtime takes it. `sizes` collects what named dimensions turned out to be in this request."""
         if self.dtype == "string":
             array = self._as_text(array)
-        elif array.dtype != DTYPES[self.dtype]:
+        elif self.dtype is not None and array.dtype != DTYPES[self.dtype]:
             raise self._bad(f"dtype {self.dtype} is needed, got {_shown(array)}")
         if self.dims is None:
             return array
@@ -76,12 +79,28 @@ class Input:
                 raise self._bad(f"axis {axis} must be {sizes[dim]} long like the other axes called {dim!r}, got {size}")
         return array
 
-    def sample_shape(self, sizes: Mapping[str, int], rows: int | None = None) -> tuple[int, ...]:
-        """A shape that passes: `sizes` says how long named dimensions are, else 1; `rows` goes to a free leading axis."""
-        shape = [dim if isinstance(dim, int) else sizes.get(dim or "", 1) for dim in self.dims or ()]
-        if rows is not None and self.dims and not isinstance(self.dims[0], int):
-            shape[0] = rows
+    def sample_shape(self, sizes: Mapping[str, int], size: int, rows: int | None = None) -> tuple[int, ...]:
+        """A shape that passes.
+
+        Args:
+            sizes: How long free axes are, by the axis' own name or as `input.axis`, for example `x.1`.
+            size: How long those are that `sizes` does not say.
+            rows: For a free leading axis, whatever `sizes` says.
+        """
+        shape = []
+        for axis, dim in enumerate(self.dims or ()):
+            if isinstance(dim, int):
+                shape.append(dim)
+            elif axis == 0 and rows is not None:
+                shape.append(rows)
+            else:
+                shape.append(sizes.get(f"{self.name}.{axis}", sizes.get(dim or "", size)))
         return tuple(shape)
+
+    def free_sizes(self) -> list[str]:
+        """What `sizes` may say of this input: its free axes by name where they have one, and as `input.axis`."""
+        free = [(axis, dim) for axis, dim in enumerate(self.dims or ()) if not isinstance(dim, int)]
+        return [dim for _, dim in free if dim] + [f"{self.name}.{axis}" for axis, _ in free]
 
     def _as_text(self, array: Array) -> Array:
         """An object array of `str`, which the runtime takes for text; it would print other objects into strings."""
@@ -126,15 +145,16 @@ class Output:
         return (self.name, self.name + LABELS) if self.form in ("map", "maps") else (self.name,)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Selection:
     """The outputs that one request asked for.
 
     Attributes:
-        wanted: The names of the answer, in order.
+        wanted: The names of the answer, in order; none where all are wanted and nobody knows their names.
         outputs: What the graph must compute for them.
-        mergeable: Whether every one has a part for every row, so that requests may run together.
+        mergeable: Whether by the declared shapes every one has a part for every row, so that requests may run together.
         shared: Those among `wanted` that belong to every row alike.
+        fetch: The names of what is computed: of `outputs`, where they are known.
     """
 
     wanted: tuple[str, ...]
@@ -146,10 +166,15 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class GraphSignature:
-    """All inputs and outputs of one graph, in its order."""
+    """All inputs and outputs of one graph, in its order; `outputs` is None where nobody knows them yet."""
 
     inputs: Mapping[str, Input]
-    outputs: tuple[Output, ...]
+    outputs: tuple[Output, ...] | None
+
+    @property
+    def declared(self) -> bool:
+        """Whether every input has a dtype and a shape."""
+        return all(spec.dtype is not None for spec in self.inputs.values())
 
     @property
     def required(self) -> list[Input]:
@@ -175,42 +200,51 @@ class GraphSignature:
                     raise InvalidInput(f"input {shown!r} is missing", param=shown)
         return checked
 
-    def select(self, wanted: Iterable[str] | None, whole_batch: frozenset[str] = frozenset()) -> Selection:
+    def joinable(self, names: Iterable[str]) -> bool:
+        """Whether all of these inputs can bring rows; what a graph lets callers override has another leading axis."""
+        specs = [self.inputs[name] for name in names]
+        return all(spec.required or spec.dtype is None for spec in specs)
+
+    def select(self, wanted: Iterable[str] | None) -> Selection:
         """The outputs of these names, all of the graph's for None.
 
         Args:
-            wanted: Names from `Output.names`.
-            whole_batch: Outputs known to say something about all rows together, whatever their shape.
+            wanted: Names from `Output.names`, or parts of a sequence: `name.0`, `name.1`, ...
 
         Raises:
             InvalidInput: A name that is unknown or comes twice.
             Unsupported: An output of a type that numpy has not.
         """
-        by_name = {name: output for output in self.outputs for name in output.names}
+        by_name = {name: output for output in self.outputs or () for name in output.names}
         names = tuple(by_name) if wanted is None else tuple(wanted)
-        for name in names:
-            if name not in by_name:
-                shown = name[:MAX_NAME_CHARS]
-                raise InvalidInput(f"output {shown!r} is unknown; the model gives {_listed(by_name)}", param="outputs")
-            if by_name[name].dtype is None:
-                raise Unsupported(f"output {name[:MAX_NAME_CHARS]!r} has a type that cannot be given", param="outputs")
-        if len(set(names)) < len(names):
+        found = {} if self.outputs is None else {name: _found(name, by_name) for name in names}
+        whole = {name for name in names if name in by_name}
+        twice = [name for name, output in found.items() if name not in whole and output.name in whole]
+        if len(set(names)) < len(names) or twice:
             raise InvalidInput("an output is asked for twice", param="outputs")
-        outputs = tuple(dict.fromkeys(by_name[name] for name in names))
+        outputs = tuple(dict.fromkeys(found.values()))
         return Selection(
             wanted=names,
             outputs=outputs,
-            mergeable=self._merges(outputs) and whole_batch.isdisjoint(output.name for output in outputs),
-            shared=frozenset(name for name in names if by_name[name].name != name),
-            fetch=[output.name for output in outputs],
+            mergeable=self._merges(outputs),
+            shared=frozenset(name for name, output in found.items() if output.form == "maps" and output.name != name),
+            fetch=[output.name for output in outputs] if self.outputs is not None else list(names),
         )
+
+    def mergeable_outputs(self) -> list[str]:
+        """The names of all outputs that a request may ask for and that the declared shapes allow to be cut into rows."""
+        given = [output for output in self.outputs or () if output.dtype is not None]
+        return [output.name for output in given if self._merges((output,))]
 
     def _merges(self, outputs: Sequence[Output]) -> bool:
         """Whether the declared shapes say that requests can be joined along axis 0 and their answers cut apart again.
 
         Every required input must have a free leading axis, and every output one that is free and not called otherwise;
-        an axis of that name anywhere else (a table of all rows against all rows) rules it out.
+        an axis of that name anywhere else (a table of all rows against all rows) rules it out. Where nothing is declared,
+        nothing is ruled out.
         """
+        if not self.declared:
+            return True
         leading = [_leading(spec.dims) for spec in self.required]
         named = {name for name in leading if name}
         if not leading or None in leading or len(named) > 1:
@@ -227,10 +261,11 @@ class GraphSignature:
         return True
 
     def for_card(self, wanted: Iterable[str]) -> Signature:
-        by_name = {name: output for output in self.outputs for name in output.names}
+        by_name = {name: output for output in self.outputs or () for name in output.names}
+        inputs = [(spec.name, spec.dtype or "", _sizes(spec.dims)) for spec in self.required]
         return Signature(
-            inputs=[TensorSpec(name=spec.name, dtype=spec.dtype, shape=_sizes(spec.dims)) for spec in self.required],
-            outputs=[_output_spec(name, by_name[name]) for name in wanted],
+            inputs=[TensorSpec(name=name, dtype=dtype, shape=shape) for name, dtype, shape in inputs],
+            outputs=[_output_spec(name, _found(name, by_name)) for name in wanted],
         )
 
 
@@ -300,11 +335,25 @@ def _sizes(dims: Dims | None) -> list[int]:
     return [dim if isinstance(dim, int) else -1 for dim in dims or ()]
 
 
+def _found(name: str, by_name: Mapping[str, Output]) -> Output:
+    """The output of this name, or the sequence of which it is a part."""
+    output = by_name.get(name)
+    if output is None and _PART.fullmatch(name):
+        whole = by_name.get(name.rpartition(".")[0])
+        output = whole if whole is not None and whole.form == "sequence" else None
+    shown = name[:MAX_NAME_CHARS]
+    if output is None:
+        raise InvalidInput(f"output {shown!r} is unknown; the model gives {_listed(by_name)}", param="outputs")
+    if output.dtype is None:
+        raise Unsupported(f"output {shown!r} has a type that cannot be given", param="outputs")
+    return output
+
+
 def _output_spec(name: str, output: Output) -> TensorSpec:
-    if name != output.name:
+    if name != output.name and output.form != "sequence":
         return TensorSpec(name=name, dtype=output.labels or "string", shape=[-1])
     shape = {"maps": [-1, -1], "map": [-1]}.get(output.form) or _sizes(output.dims)
-    shown = name + ".*" if output.form == "sequence" else name
+    shown = name + ".*" if output.form == "sequence" and name == output.name else name
     return TensorSpec(name=shown, dtype=output.dtype or "", shape=shape)
 
 

@@ -42,14 +42,19 @@ class Merged:
             batch, and nobody can tell which part is whose. Then the requests must run one by one. An output that has
             that many rows by accident cannot be told apart here: ask the model's signature before merging.
         """
+        if self.unfit(outputs, shared):
+            return None
         ends = list(accumulate(self.rows))
-        for name, array in outputs.items():
-            if name not in shared and (array.ndim == 0 or array.shape[0] != ends[-1]):
-                return None
         return [
             {name: array if name in shared else array[end - count : end] for name, array in outputs.items()}
             for count, end in zip(self.rows, ends, strict=True)
         ]
+
+    def unfit(self, outputs: Arrays, shared: Collection[str] = ()) -> set[str]:
+        """The outputs that `split` cannot cut: those that do not have as many rows as all requests together."""
+        count = sum(self.rows)
+        wrong = {name for name, array in outputs.items() if array.ndim == 0 or array.shape[0] != count}
+        return wrong.difference(shared)
 
 
 def rows_of(inputs: Arrays) -> int | None:
@@ -64,8 +69,8 @@ def rows_of(inputs: Arrays) -> int | None:
 
 def cost_of(inputs: Mapping[str, Array]) -> float:
     """What a request takes of a batch's `max_cost`: its rows, at least one."""
-    first = next(iter(inputs.values()))
-    return float(first.shape[0]) if first.ndim and first.shape[0] else 1.0
+    first = next(iter(inputs.values()), None)
+    return float(first.shape[0]) if first is not None and first.ndim and first.shape[0] else 1.0
 
 
 def bucket_of(inputs: Arrays) -> Hashable:

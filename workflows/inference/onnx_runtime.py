@@ -1,16 +1,29 @@
-"""onnxruntime's side of things: which providers a session gets, and whose fault a failed run is. Pure functions."""
+"""onnxruntime's side of things: what a session is given, and whose fault a failed run is. Pure functions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
 
 from workflows.errors import InvalidInput, WorkflowError
 from workflows.resources import Resources
 
-__all__ = ["CPU", "CUDA", "Provider", "choose_providers", "fault_of"]
+__all__ = [
+    "CPU",
+    "CUDA",
+    "Execution",
+    "Optimization",
+    "Provider",
+    "SessionChoices",
+    "choose_providers",
+    "fault_of",
+    "session_options_of",
+]
 
 Provider = tuple[str, dict[str, str]]
+Optimization = Literal["off", "basic", "extended", "layout", "all"]
+Execution = Literal["sequential", "parallel"]
 
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
@@ -28,6 +41,41 @@ _ON_GPU: Final = frozenset(
 _REFUSALS: Final = frozenset({"InvalidArgument", "Fail", "RuntimeException"})
 _NO_MEMORY: Final = ("failed to allocate", "out of memory", "bad_alloc", "bad allocation")
 _DEVICE: Final = ("cuda failure", "cuda error", "cublas failure", "cudnn failure", "cufft failure", "hip failure")
+
+
+@dataclass(frozen=True, slots=True)
+class SessionChoices:
+    """What an operator chose for a session, as the options of `ONNXInferenceWorkflow` say it."""
+
+    threads: int | None = None
+    graph_optimization: Optimization | None = None
+    execution: Execution = "sequential"
+    inter_op_threads: int | None = None
+    memory_pattern: bool | None = None
+    memory_arena: bool | None = None
+    entries: Mapping[str, str] = field(default_factory=dict)
+
+
+def session_options_of(onnxruntime: Any, choices: SessionChoices, resources: Resources) -> Any:
+    """The `onnxruntime.SessionOptions` for these choices. Raises InvalidInput for an entry that cannot be one."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = choices.threads or resources.threads
+    options.inter_op_num_threads = choices.inter_op_threads or 1
+    options.log_severity_level = 3
+    if choices.graph_optimization is not None:
+        level = "DISABLE_ALL" if choices.graph_optimization == "off" else f"ENABLE_{choices.graph_optimization.upper()}"
+        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_{level}")
+    options.execution_mode = getattr(onnxruntime.ExecutionMode, f"ORT_{choices.execution.upper()}")
+    if choices.memory_pattern is not None:
+        options.enable_mem_pattern = choices.memory_pattern
+    if choices.memory_arena is not None:
+        options.enable_cpu_mem_arena = choices.memory_arena
+    for key, value in choices.entries.items():
+        try:
+            options.add_session_config_entry(key, value)
+        except Exception as cause:
+            raise InvalidInput(f"{key[:64]!r} is no session entry", param="session_options") from cause
+    return options
 
 
 def choose_providers(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from workflows.errors import BadOutput
+from workflows.errors import BadOutput, InvalidInput
 from workflows.inference.graph_signature import LABELS, Output, Selection
 from workflows.tensors import DTYPES, Array
 
@@ -21,6 +21,7 @@ def named_arrays(values: Sequence[Any], selection: Selection) -> dict[str, Array
         values: One per member of `selection.outputs`. An optional output that the graph left empty is left out.
 
     Raises:
+        InvalidInput: A part of a sequence was asked for that is not there this time.
         BadOutput: The maps of one output do not all have the same labels.
     """
     found: dict[str, Array] = {}
@@ -45,7 +46,19 @@ def named_arrays(values: Sequence[Any], selection: Selection) -> dict[str, Array
             answer.update((f"{name}.{index}", part) for index, part in enumerate(sequences[name]))
         elif name in found:
             answer[name] = found[name]
+        else:
+            answer.update(_part(name, sequences))
     return answer
+
+
+def _part(name: str, sequences: Mapping[str, Sequence[Array]]) -> dict[str, Array]:
+    """One part of a sequence, by its own name; nothing where that output was left empty."""
+    whole, _, index = name.rpartition(".")
+    if whole not in sequences:
+        return {}
+    if int(index) >= len(sequences[whole]):
+        raise InvalidInput(f"output {name[:64]!r} is unknown: there are {len(sequences[whole])} parts", param="outputs")
+    return {name: sequences[whole][int(index)]}
 
 
 def _dense(output: Output, rows: Sequence[Mapping[Any, Any]]) -> tuple[Array, Array]:

@@ -17,11 +17,13 @@ __all__ = ["Kind", "checked_pin", "kind_of", "read_program", "read_weights"]
 Kind = Literal["safetensors", "torchscript", "exported", "pickle", "unknown"]
 
 _CALLED: Final = {"torchscript": "a TorchScript file", "exported": "a torch.export program"}
-_PICKLE_REFUSED: Final = (
-    "this file is a pickle: it runs code when it is loaded, and is never loaded here. Save the weights with "
-    "safetensors.torch.save_file(module.state_dict(), ...) and give `module` and `weights`, or export the module with "
-    "torch.export.export() and torch.export.save()"
+_INSTEAD: Final = (
+    "Save the weights with safetensors.torch.save_file(module.state_dict(), ...) and give `module` and `weights`, or "
+    "export the module with torch.export.export() and torch.export.save()"
 )
+_PICKLE_REFUSED: Final = f"this file is a pickle: it runs code when it is loaded, and is never loaded here. {_INSTEAD}"
+# What no other check recognises may still be a pickle: those of the old text protocols are told by nothing certain.
+_OLD_PICKLE: Final = f"If it is a pickle, it is never loaded here. {_INSTEAD}"
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -54,7 +56,8 @@ def read_weights(path: Path, pin: str | None) -> bytes:
     if kind == "pickle":
         raise InvalidInput(_PICKLE_REFUSED, param="weights")
     if kind != "safetensors":
-        raise InvalidInput("weights must be a safetensors file", param="weights")
+        hint = f". {_OLD_PICKLE}" if kind == "unknown" else ""
+        raise InvalidInput(f"weights must be a safetensors file{hint}", param="weights")
     _check_pin(content, pin)
     return content
 
@@ -71,7 +74,9 @@ def read_program(path: Path, pin: str | None) -> tuple[Literal["torchscript", "e
     if kind == "safetensors":
         raise InvalidInput("a safetensors file holds weights only: give it as `weights`, with `module`", param="model")
     if kind == "unknown":
-        raise InvalidInput("this is neither a TorchScript file nor a torch.export program", param="model")
+        raise InvalidInput(
+            f"this is neither a TorchScript file nor a torch.export program. {_OLD_PICKLE}", param="model"
+        )
     if pin is None:
         raise InvalidInput(
             f"{_CALLED[kind]} runs code when it is loaded, so it must be pinned: if you trust where it came from, "

@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from workflows.errors import InvalidInput, Unsupported, WorkflowError
+from workflows.errors import BadOutput, InvalidInput, Unsupported, WorkflowError
 from workflows.inference.graph_signature import GraphSignature, Input, Output
+from workflows.inference.torch_values import named_outputs
 from workflows.tensors import DTYPES
 
 __all__ = ["Program", "from_class", "from_exported", "from_torchscript"]
@@ -87,10 +88,10 @@ def from_torchscript(torch: Any, content: bytes) -> Program:
 def from_exported(
     torch: Any, move_to_device: Any, content: bytes, device: Any, output_names: Sequence[str] | None
 ) -> Program:
-    """A torch.export program, on `device`. `output_names` are for outputs that have none of their own.
+    """A torch.export program, on `device`. What `output_names` mean says `torch_values.named_outputs`.
 
     Raises:
-        InvalidInput: There are not as many outputs as names.
+        InvalidInput: The names do not fit the outputs.
         WorkflowError: This torch cannot load the file.
         Unsupported: Its inputs or outputs are no plain tensors.
     """
@@ -156,22 +157,22 @@ def _input_names(exported: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _outputs(torch: Any, exported: Any, names: Sequence[str] | None) -> tuple[Output, ...]:
-    """What the program gives; in a mapping by its keys, otherwise by `names`, or `output_0`, `output_1`, ..."""
-    spec = exported.call_spec.out_spec
-    if not all(child.is_leaf() for child in spec.children()):
-        raise Unsupported("the program gives nested outputs; export it with plain tensors")
-    nodes = exported.graph_signature.user_outputs
+    """What the program gives, under the names that its answers will have: the exported tensors stand in for them."""
     values = {node.name: node.meta.get("val") for node in exported.graph.nodes}
-    named = spec.context if spec.type is dict else names or [f"output_{place}" for place in range(len(nodes))]
-    if len(named) != len(nodes):
-        raise InvalidInput(f"the program gives {len(nodes)} outputs, and {len(named)} are named", param="output_names")
+    nodes = exported.graph_signature.user_outputs
+    example = exported.call_spec.out_spec.unflatten([values.get(node) for node in nodes])
+    try:
+        named = named_outputs(example, names)
+    except BadOutput as cause:
+        raise InvalidInput(cause.message, param="output_names") from cause
     outputs = []
-    for name, node in zip(named, nodes, strict=True):
-        value = values.get(node) if isinstance(node, str) else None
+    for name, value in named.items():
         if not isinstance(value, torch.Tensor):
-            raise Unsupported(f"the program's output {str(name)[:64]!r} is no tensor")
+            raise Unsupported(
+                f"the program's output {name[:64]!r} is no tensor; of a mapping, `output_names` can choose the others"
+            )
         dtype = _dtype_name(value)
-        outputs.append(Output(str(name), "tensor", dtype if dtype in DTYPES else "float32", _dims(value)))
+        outputs.append(Output(name, "tensor", dtype if dtype in DTYPES else "float32", _dims(value)))
     return tuple(outputs)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from workflows.errors import BadOutput, InvalidInput
 from workflows.tensors import Array
 
-__all__ = ["check_dtype", "to_arrays", "to_tensors"]
+__all__ = ["check_dtype", "named_outputs", "to_arrays", "to_tensors"]
 
 
 def check_dtype(name: str, array: Array) -> None:
@@ -36,29 +36,42 @@ def to_tensors(torch: Any, arrays: Mapping[str, Array], device: Any, dtypes: Map
     return tensors
 
 
-def to_arrays(torch: Any, given: Any, names: Sequence[str] | None) -> dict[str, Array]:
-    """A module's answer as named arrays, its own memory, bfloat16 (which numpy has not) as float32.
+def named_outputs(given: Any, names: Sequence[str] | None) -> dict[str, Any]:
+    """What a module gave, by name, whatever it is.
 
-    A mapping brings its own names; a tensor or a sequence of them gets `names`, or `output_0`, `output_1`, ...
+    A mapping brings its own names, of which `names` chooses; a tensor or a sequence of them gets `names`, or `output_0`,
+    `output_1`, ...
 
     Raises:
-        BadOutput: Something in it is no tensor or number, or there are not as many outputs as names.
+        BadOutput: A name that a mapping has not, or there are not as many outputs as names.
     """
     if isinstance(given, Mapping):
-        found = dict(given)
-    else:
-        parts = list(given) if isinstance(given, (tuple, list)) else [given]
-        chosen = list(names) if names is not None else [f"output_{place}" for place in range(len(parts))]
-        if len(chosen) != len(parts):
-            raise BadOutput(f"the model gave {len(parts)} outputs, and {len(chosen)} are named")
-        found = dict(zip(chosen, parts, strict=True))
-    arrays = {str(name): _array(torch, part) for name, part in found.items()}
-    if isinstance(given, Mapping) and names is not None:
-        absent = [name for name in names if name not in arrays]
+        found = {str(name): part for name, part in given.items()}
+        absent = [name for name in names or () if name not in found]
         if absent:
             raise BadOutput(f"the model gave no output {absent[0][:64]!r}")
-        return {name: arrays[name] for name in names}
-    return arrays
+        return found if names is None else {name: found[name] for name in names}
+    parts = list(given) if isinstance(given, (tuple, list)) else [given]
+    chosen = list(names) if names is not None else [f"output_{place}" for place in range(len(parts))]
+    if len(chosen) != len(parts):
+        raise BadOutput(f"the model gave {len(parts)} outputs, and {len(chosen)} are named")
+    return dict(zip(chosen, parts, strict=True))
+
+
+def to_arrays(torch: Any, outputs: Mapping[str, Any], wanted: Sequence[str] | None) -> dict[str, Array]:
+    """A module's answer as arrays, its own memory, bfloat16 (which numpy has not) as float32.
+
+    Args:
+        wanted: The names to give, in this order; None gives all.
+
+    Raises:
+        InvalidInput: A wanted name is not there.
+        BadOutput: Something wanted is no tensor or number.
+    """
+    for name in wanted or ():
+        if name not in outputs:
+            raise InvalidInput(f"output {name[:64]!r} is unknown", param="outputs")
+    return {name: _array(torch, outputs[name]) for name in (outputs if wanted is None else wanted)}
 
 
 def _array(torch: Any, part: Any) -> Array:
