@@ -1,0 +1,215 @@
+"""One session: one peer's server, started for one workload, with everything that is measured of it, in order."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import uvloop
+
+from scripts.benchmarks.closed_loop import run_wrk, start_wrk, wrk_result
+from scripts.benchmarks.environments import BENCH, Uninstallable, python_of
+from scripts.benchmarks.measure import Meter, pss_mb
+from scripts.benchmarks.models import Truth
+from scripts.benchmarks.open_loop import closed_and_checked, run_open
+from scripts.benchmarks.payloads import Target, stream_request, target
+from scripts.benchmarks.peers import Peer
+from scripts.benchmarks.serving import NotServing, Server, serving, wait_for_answer
+from scripts.benchmarks.streams import run_streams
+
+__all__ = ["WORKLOADS", "run_session"]
+
+Cell = dict[str, Any]
+
+WORKLOADS: Final[dict[str, tuple[str, ...]]] = {
+    "small": ("small",),
+    "mid": ("mid",),
+    "minilm": ("minilm",),
+    "tensors": ("rowmean",),
+    "streams": ("stream",),
+    "mixed": ("small", "mid", "minilm", "rowmean", "stream"),
+}
+_CONNECTIONS: Final = {"small": (1, 8, 32, 128), "mid": (1, 8, 32, 128), "mid-32": (1, 8, 32), "minilm": (1, 8, 32)}
+_OPEN_SHARE: Final = 0.6
+_WARM_UP_S: Final = 1.0
+_IDLE_S: Final = 2.0
+_FLAT_TOKENS: Final = 2000
+_FLAT_TIMES: Final = 5
+_TOKEN_MS: Final = 5.0
+_STREAM_PATIENCE_S: Final = 60.0
+
+
+def run_session(peer: Peer, workload: str, truth: Truth, seconds: float) -> Cell:
+    """All cells by name, or why there are none."""
+    try:
+        python = python_of(peer, with_text=workload in {"minilm", "mixed"})
+        with serving(peer, python, list(WORKLOADS[workload]), workload) as server:
+            return {"cells": _Session(server, workload, truth, seconds).run()}
+    except (NotServing, Uninstallable) as error:
+        return {"error": str(error), "cells": {}}
+
+
+class _Session:
+    def __init__(self, server: Server, workload: str, truth: Truth, seconds: float) -> None:
+        self._server = server
+        self._peer = server.peer
+        self._port = server.port
+        self._workload = workload
+        self._truth = truth
+        self._seconds = seconds
+        self._scratch: Path = BENCH / "scratch"
+        self._cells: dict[str, Cell] = {}
+
+    def run(self) -> dict[str, Cell]:
+        {
+            "tensors": self._tensors,
+            "streams": self._streams,
+            "mixed": self._mixed,
+        }.get(self._workload, self._requests)()
+        return self._cells
+
+    def _target(self, name: str) -> Target:
+        return target(self._peer, name, self._truth)
+
+    def _cell(self, name: str, measured: Callable[[], Cell]) -> Cell:
+        """Measure one cell, with the CPU used meanwhile. One that fails says why, and the next ones are measured."""
+        meter = Meter(self._server.root)
+        try:
+            cell = measured()
+        except (OSError, RuntimeError, TimeoutError, ValueError) as error:
+            cell = {"failed": f"{type(error).__name__}: {error}"[:160]}
+        cell |= meter.read()
+        if cell.get("requests"):
+            cell["cpu_s_per_1000"] = 1000 * cell["server_cpu_s"] / cell["requests"]
+        self._cells[name] = cell
+        shown = {key: cell[key] for key in ("failed", "errors", "wrong", "whole") if cell.get(key)}
+        rate = cell.get("rate", cell.get("tokens_per_s", 0.0))
+        print(f"  {self._peer.name:15} {name:22} {rate:10.1f}/s  {shown or ''}", file=sys.stderr, flush=True)
+        return cell
+
+    # ---- requests: small, mid, minilm -----------------------------------------------------------------------------------
+
+    def _requests(self) -> None:
+        names = ("mid", "mid-32") if self._workload == "mid" else (self._workload,)
+        self._start(self._target(names[0]))
+        for name in names:
+            self._closed_and_open(self._target(name))
+
+    def _start(self, first: Target) -> None:
+        """Until it answers, and what it costs when nobody asks."""
+        start_s, _ = wait_for_answer(self._server, first)
+        time.sleep(1.0)
+        cell = self._cell("idle", lambda: time.sleep(_IDLE_S) or {})
+        pids = self._server.pids()
+        cell |= {"start_s": start_s, "processes": len(pids), "pss_mb": pss_mb(pids)}
+        cell["idle_cores"] = cell["server_cpu_s"] / cell["wall_s"]
+
+    def _closed_and_open(self, asked: Target) -> None:
+        length = self._length(asked)
+        seconds = max(self._seconds, 3.0) if asked.name == "minilm" else self._seconds
+        run_wrk(self._port, asked, 16, _WARM_UP_S, length, self._scratch)
+        peak = 0.0
+        for connections in _CONNECTIONS[asked.name]:
+            cell = self._cell(
+                f"{asked.name} c={connections}",
+                lambda c=connections: run_wrk(self._port, asked, c, seconds, length, self._scratch),
+            )
+            peak = max(peak, cell.get("rate", 0.0))
+        self._cells[f"{asked.name} c={_CONNECTIONS[asked.name][-1]}"]["pss_mb"] = pss_mb(self._server.pids())
+        if peak and asked.name != "mid-32":
+            self._cell(
+                f"{asked.name} open",
+                lambda: uvloop.run(run_open(self._port, asked, _OPEN_SHARE * peak, max(seconds, 2.0))),
+            )
+        self._cell(
+            f"{asked.name} checked c=32", lambda: uvloop.run(closed_and_checked(self._port, asked, 32, seconds))
+        )
+
+    def _length(self, asked: Target) -> int:
+        """Of a right answer. Raises NotServing where there is none."""
+        status, body = self._server.post(asked.requests()[0], 60)
+        if not asked.is_right(0, status, body):
+            raise NotServing(f"{asked.name}: wrong answer: status {status}: {body[:80]!r}")
+        return len(body)
+
+    # ---- tensors --------------------------------------------------------------------------------------------------------
+
+    def _tensors(self) -> None:
+        for number, name in enumerate(("tensor-1mb", "tensor-10mb")):
+            asked = self._target(name)
+            if not number:
+                self._start(asked)
+            for connections in (1, 4):
+                self._cell(
+                    f"{name} c={connections}",
+                    lambda a=asked, c=connections: uvloop.run(
+                        closed_and_checked(self._port, a, c, self._seconds, at_least=3 * c)
+                    ),
+                )
+
+    # ---- streams --------------------------------------------------------------------------------------------------------
+
+    def _streams(self) -> None:
+        self._wait_for_stream()
+        flat = stream_request(self._peer, _FLAT_TOKENS, 0)
+        for number in range(_FLAT_TIMES):
+            self._cell(f"flat {number}", lambda: self._stream(flat, 1, _FLAT_TOKENS))
+        for streams in (32, 256):
+            tokens = self._paced_tokens()
+            paced = stream_request(self._peer, tokens, _TOKEN_MS)
+            self._cell(f"paced {streams}", lambda s=streams, p=paced, t=tokens: self._stream(p, s, t))
+
+    def _paced_tokens(self) -> int:
+        return round(max(1.0, self._seconds) * 1000 / _TOKEN_MS)
+
+    def _stream(self, request: bytes, streams: int, tokens: int) -> Cell:
+        return uvloop.run(run_streams(self._port, request, streams, tokens, _STREAM_PATIENCE_S))
+
+    def _wait_for_stream(self) -> None:
+        request, until, cell = stream_request(self._peer, 3, 0), self._server.began + self._peer.start_s, Cell()
+        while time.monotonic() < until:
+            try:
+                cell = uvloop.run(run_streams(self._port, request, 1, 3, 5.0))
+            except OSError:
+                cell = {}
+            if cell.get("whole"):
+                return
+            if not self._server.pids():
+                raise NotServing("does not start: see its log")
+            time.sleep(0.1)
+        raise NotServing(f"no whole stream in {self._peer.start_s:.0f} s (tokens seen: {cell.get('tokens', 0)})")
+
+    # ---- mixed ----------------------------------------------------------------------------------------------------------
+
+    def _mixed(self) -> None:
+        """All at once: three kinds of requests from wrk, large tensors and paced streams from here."""
+        for name in ("minilm", "mid", "small", "tensor-1mb"):
+            wait_for_answer(self._server, self._target(name))
+        self._wait_for_stream()
+        self._cell("mixed", self._all_at_once)
+
+    def _all_at_once(self) -> Cell:
+        seconds = max(2.0, self._seconds)
+        tokens = round(seconds * 1000 / _TOKEN_MS)
+        request, large = stream_request(self._peer, tokens, _TOKEN_MS), self._target("tensor-1mb")
+        plan = {name: (self._target(name), connections) for name, connections in (("small", 8), ("mid", 8), ("minilm", 2))}
+        lengths = {name: self._length(asked) for name, (asked, _) in plan.items()}
+        running = {
+            name: start_wrk(self._port, asked, connections, seconds, lengths[name], self._scratch)
+            for name, (asked, connections) in plan.items()
+        }
+
+        async def here() -> tuple[Cell, Cell]:
+            return await asyncio.gather(
+                closed_and_checked(self._port, large, 1, seconds),
+                run_streams(self._port, request, 32, tokens, _STREAM_PATIENCE_S),
+            )
+
+        tensors, streams = uvloop.run(here())
+        parts: dict[str, Cell] = {name: wrk_result(process) for name, process in running.items()}
+        parts |= {"tensor-1mb": tensors, "streams": streams}
+        return {"parts": parts, "rate": sum(part.get("rate", 0.0) for part in parts.values())}
