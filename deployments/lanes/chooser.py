@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
 from deployments.client import Item, Outcome, WorkflowClient
 from deployments.lanes.address import LaneAddress
@@ -22,6 +22,8 @@ __all__ = ["LaneChooser"]
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 
 class LaneChooser:
     """`WorkflowClient` over the open lanes of one workflow, and over `handle` otherwise. Belongs to one event loop."""
@@ -29,7 +31,7 @@ class LaneChooser:
     def __init__(self, handle: WorkflowClient) -> None:
         self._handle = handle
         self._lanes: dict[LaneAddress, Lane] = {}
-        self._by_handle = 0
+        self._on_handle = 0
         self._replicas = 0
         self._losses = 0
 
@@ -57,40 +59,27 @@ class LaneChooser:
         for lane in list(self._lanes.values()):
             await lane.close()
 
-    async def submit(self, items: Sequence[Item]) -> AsyncGenerator[list[tuple[int, Outcome]]]:
+    def submit(self, items: Sequence[Item]) -> AsyncGenerator[list[tuple[int, Outcome]]]:
         lane = self._least_busy()
-        if lane is not None:
-            async with aclosing(lane.submit(items)) as groups:
-                async for group in groups:
-                    yield group
-            return
-        self._by_handle += len(items)
-        try:
-            async with aclosing(self._handle.submit(items)) as groups:
-                async for group in groups:
-                    yield group
-        finally:
-            self._by_handle -= len(items)
+        return self._by_handle(len(items), self._handle.submit(items)) if lane is None else lane.submit(items)
 
-    async def stream(self, item: Item) -> AsyncGenerator[list[Any]]:
+    def stream(self, item: Item) -> AsyncGenerator[list[Any]]:
         lane = self._least_busy()
-        if lane is not None:
-            async with aclosing(lane.stream(item)) as groups:
-                async for group in groups:
-                    yield group
-            return
-        self._by_handle += 1
+        return self._by_handle(1, self._handle.stream(item)) if lane is None else lane.stream(item)
+
+    async def _by_handle(self, items: int, groups: AsyncGenerator[T]) -> AsyncGenerator[T]:
+        self._on_handle += items
         try:
-            async with aclosing(self._handle.stream(item)) as groups:
+            async with aclosing(groups):
                 async for group in groups:
                     yield group
         finally:
-            self._by_handle -= 1
+            self._on_handle -= items
 
     async def cancel(self, request_ids: Sequence[str]) -> None:
         for lane in self._lanes.values():
             await lane.cancel(request_ids)
-        if self._by_handle:
+        if self._on_handle:
             await self._handle.cancel(request_ids)
 
     async def card(self) -> Card:
@@ -100,7 +89,7 @@ class LaneChooser:
         """The lane to take; None for the handle."""
         best = min(self._lanes.values(), key=_outstanding, default=None)
         without_lane = self._replicas - len(self._lanes)
-        if best is not None and without_lane > 0 and best.outstanding > self._by_handle / without_lane:
+        if best is not None and without_lane > 0 and best.outstanding > self._on_handle / without_lane:
             return None
         return best
 

@@ -146,7 +146,7 @@ class Lane:
         self._streams[number] = stream
         self.outstanding += 1
         try:
-            if not self._connection.open:
+            if not self.open:
                 raise ReplicaLost()
             try:
                 self._connection.send(Open(number, encode_item(item), CREDIT))
@@ -181,7 +181,7 @@ class Lane:
 
     def _send_call(self, message: Call, call: _Call) -> None:
         """Raises Unsayable."""
-        if self._connection.open:
+        if self.open:
             self._connection.send(message)
             call.sent = True
         else:

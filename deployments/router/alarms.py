@@ -61,10 +61,9 @@ class _Steps:
 _steps: _Steps | None = None
 
 
-def alarm_at(when: float, ring: Callable[[], None], *, exact: bool = False) -> Alarm:
+def alarm_at(loop: asyncio.AbstractEventLoop, when: float, ring: Callable[[], None], *, exact: bool = False) -> Alarm:
     """Call `ring()` at `when`, a reading of the running loop's clock, or up to `STEP_S` later unless `exact`."""
     global _steps  # noqa: PLW0603 - one loop asks at a time, nearly always the same
-    loop = asyncio.get_running_loop()
     if exact:
         return loop.call_at(when, ring)
     steps = _steps

@@ -118,7 +118,7 @@ class Dispatcher:
         left = call.seconds_left()
         alarm = None
         if left is not None:
-            alarm = alarm_at(loop.time() + left, partial(self._expire, pending), exact=left < SHORT_S)
+            alarm = alarm_at(loop, loop.time() + left, partial(self._expire, pending), exact=left < SHORT_S)
         self._waiting.append(pending)
         self._taken += 1
         self._pump_soon()
@@ -211,7 +211,8 @@ class Dispatcher:
                 async for group in groups:
                     for index, outcome in group:
                         self._settle(envelope[index], outcome)
-            self._fail(envelope, ReplicaLost(may_have_run=True))  # of no effect where all have their outcome
+            if any(pending.call is not None and not pending.answer.done() for pending in envelope):
+                self._fail(envelope, ReplicaLost(may_have_run=True))
         except Exception as error:  # noqa: BLE001 - whatever it is, it becomes the answer to the whole envelope
             self._fail(envelope, as_error(error))
 

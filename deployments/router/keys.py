@@ -51,7 +51,7 @@ class Key(BaseModel):
         return bytes.fromhex(self.sha256)
 
     def may_use(self, workflow: str) -> bool:
-        return any(fnmatchcase(workflow, pattern) for pattern in self.workflows)
+        return any(pattern == "*" or fnmatchcase(workflow, pattern) for pattern in self.workflows)
 
 
 class _File(BaseModel):

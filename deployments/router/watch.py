@@ -43,16 +43,16 @@ class Watch:
         self._listener: asyncio.Task[None] | None = None
 
     def __enter__(self) -> Self:
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)
         if task is None:
             raise RuntimeError("a watch needs a task to end")
         self._task: asyncio.Task[Any] = task
         self._before = task.cancelling()
         quiet_until = self._loop.time() + QUIET_S
         if quiet_until < self._end_at:
-            self._alarm: Alarm = alarm_at(quiet_until, self._look)
+            self._alarm: Alarm = alarm_at(self._loop, quiet_until, self._look)
         else:
-            self._alarm = alarm_at(self._end_at, self._look, exact=True)
+            self._alarm = alarm_at(self._loop, self._end_at, self._look, exact=True)
         return self
 
     def limit(self, seconds: float) -> None:
@@ -83,7 +83,7 @@ class Watch:
             self._listener.add_done_callback(self._gone)
 
     def _alarm_for_the_end(self) -> Alarm:
-        return alarm_at(self._end_at, self._look, exact=self._end_at - self._loop.time() < SHORT_S)
+        return alarm_at(self._loop, self._end_at, self._look, exact=self._end_at - self._loop.time() < SHORT_S)
 
     def _gone(self, listener: asyncio.Task[None]) -> None:
         if not listener.cancelled():

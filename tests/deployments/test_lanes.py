@@ -119,14 +119,17 @@ async def test_a_stopping_replica_finishes_what_it_has_and_gets_nothing_new(tmp_
     place = Place(tmp_path, Deployment(SyncOrders))
     async with replicas(SyncOrders(), SyncOrders()) as (stopping, staying):
         chooser = await chooser_of(stopping, handle=staying)
+        stream, late = chooser.stream(place.order(2, count=300)), chooser.stream(place.order(4, count=1))
+        chunks = list(await anext(stream))
         running = asyncio.create_task(collect(chooser, [place.order(1, gate="gate")]))
-        stream = chooser.stream(place.order(2, count=300))
         async with place.held("gate"):
             await stopping.server.send_away()
             assert chooser.lanes == 0
             (elsewhere,) = await collect(chooser, [place.order(3)])
+            with pytest.raises(ReplicaLost):
+                await anext(late)
             stop = asyncio.create_task(stopping.stop())
-        chunks = [chunk async for group in stream for chunk in group]
+        chunks += [chunk async for group in stream for chunk in group]
         await stop
         (finished,) = await running
     assert elsewhere.output["value"] == 6

@@ -23,7 +23,7 @@ async def test_it_rings_when_it_is_due_and_not_before(exact: bool) -> None:
             all_rung.set()
 
     for number, when in enumerate(due):
-        alarm_at(when, partial(ring, number), exact=exact)
+        alarm_at(loop, when, partial(ring, number), exact=exact)
     async with asyncio.timeout(10):
         await all_rung.wait()
     assert sorted(number for number, _ in rung) == list(range(len(due)))
@@ -40,11 +40,11 @@ async def test_a_cancelled_one_does_not_ring_even_if_its_neighbour_cancels_it() 
         rung.append(number)
         pair[1 - number].cancel()
 
-    pair = [alarm_at(when, partial(ring, number)) for number in (0, 1)]
-    gone = alarm_at(when, lambda: rung.append(2))
+    pair = [alarm_at(loop, when, partial(ring, number)) for number in (0, 1)]
+    gone = alarm_at(loop, when, lambda: rung.append(2))
     gone.cancel()
     gone.cancel()
-    alarm_at(when + 3 * STEP_S, over.set)
+    alarm_at(loop, when + 3 * STEP_S, over.set)
     async with asyncio.timeout(10):
         await over.wait()
     assert rung in ([0], [1])
@@ -60,9 +60,9 @@ async def test_one_that_fails_keeps_no_other_from_ringing() -> None:
     def fail() -> None:
         raise RuntimeError("no bell")
 
-    alarm_at(when, rung.release)
-    alarm_at(when, fail)
-    alarm_at(when, rung.release)
+    alarm_at(loop, when, rung.release)
+    alarm_at(loop, when, fail)
+    alarm_at(loop, when, rung.release)
     async with asyncio.timeout(10):
         await rung.acquire()
         await rung.acquire()
