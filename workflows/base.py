@@ -53,6 +53,7 @@ _FINAL = {
     "teardown": "do_teardown",
 }
 _BASES = ("workflows.base", "workflows.async_base")
+_MAX_PARAM_CHARS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,11 +355,22 @@ class BaseInferenceWorkflow(ABC, Generic[In, Out, Chunk]):
 
 
 def _first_problem(error: ValidationError) -> InvalidInput:
-    """pydantic's first complaint in one line, with the field's path and without the value that was sent."""
+    """pydantic's first complaint in one line, with the field's path and without the value that was sent.
+
+    A part of the path may be a key that the caller chose.
+    """
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    param = ".".join(str(part) for part in first["loc"]) or None
-    message = first["msg"].removeprefix("Value error, ")
+    param = _shown(".".join(str(part) for part in first["loc"]))[:_MAX_PARAM_CHARS] or None
+    if first["type"] == "union_tag_invalid":  # pydantic repeats the tag
+        message = "Input tag is none of the expected ones"
+    else:
+        message = _shown(first["msg"].removeprefix("Value error, "))
     return InvalidInput(f"{param}: {message}" if param else message, param=param)
+
+
+def _shown(text: str) -> str:
+    """Text that cannot break a line or turn its direction: what is not printable is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _schema(adapter: TypeAdapter[Any], mode: Any) -> dict[str, Any]:

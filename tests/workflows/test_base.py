@@ -259,6 +259,15 @@ def test_a_wrong_input_names_its_field_and_does_not_repeat_its_value() -> None:
     assert workflow.inference({"x": 5}) == workflow.inference(Point(x=5)) == 5
 
 
+def test_a_key_that_the_caller_chose_is_shown_short_and_escaped() -> None:
+    class Count(BaseInferenceWorkflow[dict[str, int], int]): ...
+
+    with pytest.raises(InvalidInput) as caught:
+        Count().parse_input({"a\n\u202e\x1b" + "b" * 300: "c"})
+    assert caught.value.param == r"a\n\u202e\x1b" + "b" * 51
+    assert caught.value.message.startswith(f"{caught.value.param}: Input should be")
+
+
 # ---- streams ---------------------------------------------------------------------------------------------------------
 
 
