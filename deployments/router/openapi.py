@@ -24,18 +24,23 @@ Json = dict[str, Any]
 
 _LOCAL: Final = "#/$defs/"
 _MEANINGS: Final = {
-    "400": "The body is not JSON, or not a valid input.",
+    "400": "Not a valid request: its HTTP, its JSON, or its input.",
     "401": "A valid API key is needed.",
     "403": "This needs an operator's API key, or callers from elsewhere need one.",
     "404": "There is no such workflow, or not for this API key.",
+    "408": "The request did not arrive in time.",
     "413": "The body is too large.",
+    "414": "The URL is too long.",
     "415": "The body is not application/json, or compressed.",
+    "421": "This server does not answer to that host name.",
     "429": "The rate limit is used up; see Retry-After.",
+    "431": "The request headers are too large.",
     "500": "A fault of the server, or an output that cannot be passed on.",
     "502": "A remote model failed.",
     "503": "Overloaded, or not ready yet; see Retry-After.",
     "504": "The deadline has passed.",
 }
+_OF_A_GET: Final = ("400", "401", "403", "404", "408", "414", "421", "431", "500", "503")
 _PUBLIC: Final[list[Json]] = [{}]
 
 
@@ -214,7 +219,7 @@ def _get(
         "tags": [tag],
         "summary": summary,
         "parameters": parameters or [],
-        "responses": {"200": _json_response("OK", answer), **_errors(("401", "403", "404", "500", "503"), error)},
+        "responses": {"200": _json_response("OK", answer), **_errors(_OF_A_GET, error)},
     }
 
 

@@ -57,6 +57,15 @@ async def test_every_route_is_described_and_nothing_else() -> None:
     assert ("POST", "/v1/workflows/new/inference") not in described
 
 
+async def test_what_the_door_answers_is_described() -> None:
+    everywhere = {"400", "401", "403", "408", "414", "421", "431", "500"}
+    paths = (await description())["paths"]
+    for route in house().app.table.routes:
+        if route.access != "public":
+            described = set(paths[route.path][route.method.lower()]["responses"])
+            assert described >= (everywhere | {"413", "415"} if route.body else everywhere), route.path
+
+
 async def test_routes_that_need_no_key_say_so() -> None:
     paths = (await description())["paths"]
     for route in house().app.table.routes:
