@@ -1,8 +1,10 @@
 """JSON in, strictly, and JSON out, exactly. Knows sizes and nesting, not what the JSON means.
 
 In: UTF-8 without a byte order mark, no NaN, no number beyond float64, no lone surrogate; of two equal keys in one
-object the last counts, everywhere, because a body is parsed once. Out: every number that is written reads back as the
-same bits (float32 in its shortest form), and what JSON cannot say (NaN, infinities) is an error instead of `null`.
+object the last counts, everywhere, because a body is parsed once. An integer beyond 64 bits is read as the nearest
+float64 (orjson has no other way), which fields and tensors of integers refuse, while those of floats take it. Out: every
+number that is written reads back as the same bits (float32 in its shortest form), and what JSON cannot say (NaN,
+infinities) is an error instead of `null`.
 """
 
 from __future__ import annotations
