@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from workflows.card import Batching
 
@@ -16,6 +17,7 @@ __all__ = ["Limits", "Name", "RouterArgs", "RouterSettings", "WorkflowArgs", "Wo
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")]
 Alias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?$")]
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -86,7 +88,8 @@ class RouterArgs(_Closed):
         keys_file: A file of API keys (see `python -m deployments key`). Without it and without `keys_env`, nobody
             needs a key, and only loopback may be listened on.
         keys_env: Name of an environment variable with the same content.
-        allowed_hosts: Host header values accepted besides loopback names; empty means any once keys are configured.
+        allowed_hosts: Host names (no ports, no wildcards) that are answered to besides loopback names; empty means any
+            once keys are configured.
         access_log: File of one JSON line per request, with the router's process id put into its name; None means
             beside Serve's own logs.
         local_lanes: Whether replicas on the router's own node are reached over a Unix socket, which is faster than Ray's
@@ -104,6 +107,14 @@ class RouterArgs(_Closed):
     local_lanes: bool = True
     drain_s: float = Field(default=600.0, gt=0)
     limits: Limits = Field(default_factory=Limits)
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _names(cls, hosts: list[str]) -> list[str]:
+        for host in hosts:
+            if not _HOST.fullmatch(host):
+                raise ValueError(f"{host!r} must be a host name or an IPv6 address, without a port")
+        return hosts
 
     @model_validator(mode="after")
     def _guarded(self) -> Self:

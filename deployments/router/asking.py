@@ -46,7 +46,7 @@ class Workflows:
 
     def find(self, request: Request, name: str) -> Entry:
         """The entry of a name or alias. Raises ModelNotFound, also if there is one that the caller's key does not cover."""
-        entry = self.directory.find(name)
+        entry = self.directory.find(name, request.key.may_use)
         request.workflow = entry.name
         if not request.key.may_use(entry.name):
             raise ModelNotFound()
@@ -124,6 +124,8 @@ def _seconds(request: Request, allowed: float, at_most_s: float | None = None) -
     """How long this request may take: what is configured, or less if the caller says so."""
     header = request.headers.get(b"x-deadline-s")
     if header is not None:
+        if b"x-deadline-s" in request.repeated:
+            raise InvalidInput("the header x-deadline-s is there more than once", param="x-deadline-s")
         if not _SECONDS.fullmatch(header) or float(header) <= 0:
             raise InvalidInput("the header x-deadline-s must be a positive number of seconds", param="x-deadline-s")
         allowed = min(allowed, float(header))

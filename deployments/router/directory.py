@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -43,12 +43,20 @@ class Directory:
         """Entries by name, in alphabetical order."""
         return iter(sorted(self._entries.values(), key=lambda entry: entry.name))
 
-    def find(self, name: str) -> Entry:
-        """The entry of this name or alias; raises ModelNotFound."""
-        entry = self._entries.get(name) or next((e for e in self if e.card and name in e.card.aliases), None)
-        if entry is None:
+    def find(self, name: str, may_use: Callable[[str], bool] = bool) -> Entry:
+        """The entry of this name, else of this alias; raises ModelNotFound.
+
+        Args:
+            may_use: Whom it is for: of several entries, the first one whose name it accepts, if there is any.
+        """
+        entry = self._entries.get(name)
+        if entry is not None and may_use(entry.name):
+            return entry
+        found = [] if entry is None else [entry]
+        found += [other for other in self if other.card and name in other.card.aliases]
+        if not found:
             raise ModelNotFound()
-        return entry
+        return next((other for other in found if may_use(other.name)), found[0])
 
     def put(self, entry: Entry) -> None:
         self._entries[entry.name] = entry

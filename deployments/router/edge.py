@@ -1,6 +1,6 @@
 """The door of the router: pure ASGI, in front of every protocol. Checks in a fixed order, then lets a route answer.
 
-    URL and header sizes (414, 431) -> route (404, 405) -> caller and host (403, 421) -> key (401, 403)
+    URL and header sizes (414, 431) and form (400) -> route (404, 405) -> caller and host (403, 421) -> key (401, 403)
     -> body size (413) -> media type (415)
     -> the protocol's own checks: JSON (400), workflow (404), input (400), room (429, 503)
 
@@ -8,6 +8,9 @@ Every answer has a request id, every request one line in the access log, and wha
 500. Where no keys are configured only this machine is answered, whoever listens: others are `forbidden` (not `host`,
 which means that another connection may do). And the Host header must be a loopback name or an allowed one: a page in
 somebody's browser must not reach a server on the same machine by pointing its own name here.
+
+Our own listener also brings what it could not read as a request, with the reason in the scope, so that this is answered,
+counted and logged here as well.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import Final
@@ -44,10 +47,12 @@ from deployments.router.request import JSON, Protocol, Reply, Request, Route, Ro
 from deployments.router.watch import Watch
 from workflows.errors import Cancelled, InvalidInput, PermissionDenied, WorkflowError
 
-__all__ = ["Edge"]
+__all__ = ["REFUSAL", "Edge"]
 
 log = logging.getLogger(__name__)
 
+REFUSAL: Final = "infernet.refusal"
+"""In a scope: the error that a request is refused with, because its head or the rest of its body cannot be read."""
 MAX_HEADERS: Final = 100
 NOBODY: Final = ANYONE.model_copy(update={"id": "none", "role": "user", "workflows": []})
 _JSON_TYPE: Final = re.compile(rb'application/json\s*(;\s*charset\s*=\s*"?utf-?8"?\s*)?', re.IGNORECASE)
@@ -55,6 +60,9 @@ _FORM_HINT: Final = (
     "the body must be application/json, not a form (curl's default with -d): add -H 'Content-Type: application/json'"
 )
 _LOOPBACK_V4: Final = re.compile(r"127\.\d{1,3}\.\d{1,3}\.\d{1,3}")
+_HOST: Final = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._~%!$&'()*+,;=-]*))(?::[0-9]{0,5})?")
+# "2.0" is none: what speaks HTTP/2 says "2", and this is what HTTP/1 parsers hand on.
+_VERSIONS: Final = frozenset({"1.0", "1.1", "2"})
 
 
 class Edge:
@@ -75,7 +83,7 @@ class Edge:
         args: RouterArgs,
         keys: Keys,
         metrics: Metrics,
-        access_log: logging.Handler | None = None,
+        access_log: Callable[[str], None] | None = None,
     ) -> None:
         self.keys = keys
         self.draining = False
@@ -99,11 +107,11 @@ class Edge:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         headers, repeated, size = _read_headers(scope["headers"])
-        request = self._request(scope, headers, receive, send, started)
+        request = self._request(scope, headers, repeated, receive, send, started)
         try:
-            self._check_head(scope, headers, size)
+            self._check_head(scope, headers, repeated, size)
             self._find_route(scope["path"], request)
-            await self._admit(scope, request, repeated)
+            await self._admit(scope, request)
             reply = await request.route.endpoint(request)
             if reply is not None:
                 await _send(request, reply)
@@ -121,7 +129,13 @@ class Edge:
             self._access.write(request, seconds)
 
     def _request(
-        self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send, started: float
+        self,
+        scope: Scope,
+        headers: dict[bytes, bytes],
+        repeated: set[bytes],
+        receive: Receive,
+        send: Send,
+        started: float,
     ) -> Request:
         own = os.urandom(16).hex()
         wished = headers.get(b"x-request-id")
@@ -139,6 +153,7 @@ class Edge:
             route=nowhere,
             params=(),
             headers=headers,
+            repeated=repeated,
             key=NOBODY,
             limits=self._limits,
             receive=receive,
@@ -153,13 +168,21 @@ class Edge:
 
     # ---- checks, in order ------------------------------------------------------------------------------------------------
 
-    def _check_head(self, scope: Scope, headers: dict[bytes, bytes], header_bytes: int) -> None:
+    def _check_head(self, scope: Scope, headers: dict[bytes, bytes], repeated: set[bytes], header_bytes: int) -> None:
+        if REFUSAL in scope:
+            raise scope[REFUSAL]
         if len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"]) > self._limits.max_url_bytes:
             raise UriTooLong()
         if header_bytes > self._limits.max_header_bytes or len(scope["headers"]) > MAX_HEADERS:
             raise HeadersTooLarge()
         if headers.get(b"upgrade", b"").lower() == b"websocket":  # from servers that leave websockets to nobody
             raise PermissionDenied("there are no websockets here")
+        if scope.get("http_version", "1.1") not in _VERSIONS:
+            raise InvalidInput("this version of HTTP is not spoken here")
+        if headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
+            raise InvalidInput("the only transfer encoding that is accepted is chunked")
+        if b"host" in repeated or _host_name(headers.get(b"host", b"")) is None:
+            raise InvalidInput("the header Host, with the URL, must name one host")
 
     def _find_route(self, path: str, request: Request) -> None:
         methods, params = self.table.find(path)
@@ -170,51 +193,51 @@ class Edge:
             raise MethodNotAllowed(methods)
         request.route, request.params = route, params
 
-    async def _admit(self, scope: Scope, request: Request, repeated: set[bytes]) -> None:
+    async def _admit(self, scope: Scope, request: Request) -> None:
         route = request.route
         if route.access != "public":
             if not self.keys and not _is_local(scope):
                 raise PermissionDenied("without API keys this server answers its own machine only")
             if not self._knows_host(request.headers.get(b"host")):
                 raise BadHost()
-            request.key = self._identify(request, repeated)
+            request.key = self._identify(request)
         if route.body is not None:
-            self._check_length(request, repeated)
+            self._check_length(request)
             _check_media(request)
-            request.body = await self._read_body(request.receive)
+            request.body = await self._read_body(scope, request.receive)
             request.unread = False
 
     def _knows_host(self, host: bytes | None) -> bool:
         """With keys and no list of hosts, any name will do: the key is what protects."""
         if self.keys and not self._hosts:
             return True
-        name = _host_name(host or b"")
+        name = _host_name(host or b"") or ""
         return name in LOOPBACK or name in self._hosts or _LOOPBACK_V4.fullmatch(name) is not None
 
-    def _identify(self, request: Request, repeated: set[bytes]) -> Key:
-        key = self.keys.identify(request.headers, repeated)
+    def _identify(self, request: Request) -> Key:
+        key = self.keys.identify(request.headers, request.repeated)
         if request.route.access == "operator" and key.role != "operator":
             raise PermissionDenied("this needs an operator's API key")
         return key
 
-    def _check_length(self, request: Request, repeated: set[bytes]) -> None:
+    def _check_length(self, request: Request) -> None:
         """Refuse a body that says it is too large before any of it is taken."""
         declared = request.headers.get(b"content-length")
         if declared is None:
             return  # it comes in pieces, and is counted
-        if not declared.isdigit() or len(declared) > 18 or b"content-length" in repeated:
+        if not declared.isdigit() or len(declared) > 18 or b"content-length" in request.repeated:
             raise InvalidInput("the header Content-Length is not one number")
         if int(declared) > self._limits.max_body_bytes:
             raise TooLarge(f"the body is larger than {self._limits.max_body_bytes} bytes")
 
-    async def _read_body(self, receive: Receive) -> bytes:
+    async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
         most = self._limits.max_body_bytes
         with Watch(self._limits.body_s, too_late=SlowBody()):
-            body, more = await _part(receive)
+            body, more = await _part(scope, receive)
             if more:
                 whole = bytearray(body)
                 while more and len(whole) <= most:
-                    body, more = await _part(receive)
+                    body, more = await _part(scope, receive)
                     whole += body
                 body = bytes(whole)
         if len(body) > most:
@@ -289,16 +312,16 @@ def _is_loopback(address: str) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _host_name(header: bytes) -> str:
-    """The name in a Host header, without its port; empty where there is none."""
-    host = header.decode("latin-1").lower()
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0]
+def _host_name(header: bytes) -> str | None:
+    """The name in a Host header, without its port and empty if that is all there is; None if it is no such header."""
+    found = _HOST.fullmatch(header)
+    return None if found is None else (found[1] or found[2]).decode().lower()
 
 
-async def _part(receive: Receive) -> tuple[bytes, bool]:
+async def _part(scope: Scope, receive: Receive) -> tuple[bytes, bool]:
     message = await receive()
+    if REFUSAL in scope:
+        raise scope[REFUSAL]
     if message["type"] == "http.disconnect":
         raise Cancelled()
     return message.get("body", b""), message.get("more_body", False)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import uvicorn
 
 from deployments.config import Limits
-from deployments.router.http_protocol import bounded_protocol
+from deployments.router.http_protocol import WRITE_STALL_S, bounded_protocol
 from deployments.router.port import Port
 
 __all__ = ["HttpListener"]
@@ -35,13 +35,22 @@ class HttpListener:
         limits: Of its connections and of the requests' heads.
         owner: Who may share the port, see `Port`.
         send_away: Called once when the stop begins: from then on every answer must carry `connection: close`.
+        write_stall_s: Who reads nothing of an answer for so long is hung up on.
     """
 
     def __init__(
-        self, app: Any, host: str, port: int, *, limits: Limits, owner: str, send_away: Callable[[], None]
+        self,
+        app: Any,
+        host: str,
+        port: int,
+        *,
+        limits: Limits,
+        owner: str,
+        send_away: Callable[[], None],
+        write_stall_s: float = WRITE_STALL_S,
     ) -> None:
         self._app = app
-        self._limits = limits
+        self._protocol = bounded_protocol(limits, write_stall_s)
         self._at = (host, port, owner)
         self._port: Port | None = None
         self._send_away = send_away
@@ -70,7 +79,7 @@ class HttpListener:
         self._port = await asyncio.to_thread(Port, *self._at)
         config = uvicorn.Config(
             self._app,
-            http=bounded_protocol(self._limits),
+            http=self._protocol,
             ws="none",
             loop="none",
             lifespan="off",

@@ -41,6 +41,7 @@ class Request:
         call_id: What workflows see: begins with `id` and is unique even if two callers choose the same.
         params: The path's `{...}` segments, in order.
         headers: Names in lower case, without Ray's control headers; of repeated ones the first.
+        repeated: The names that came more than once.
         started: `time.perf_counter()` when the request's head was here.
         workflow: For metrics and the log: a name of the directory, or empty. Protocols set it.
         answered: Whether the status line is out, so that an error can only be told in the stream.
@@ -56,6 +57,7 @@ class Request:
     route: Route
     params: Sequence[str]
     headers: Mapping[bytes, bytes]
+    repeated: set[bytes]
     key: Key
     limits: Limits
     receive: Receive

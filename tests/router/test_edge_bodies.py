@@ -98,6 +98,16 @@ async def test_a_content_length_is_one_plain_number(length: str) -> None:
     assert (await visit.next())["status"] == 400
 
 
+@pytest.mark.parametrize("coding", ["gzip, chunked", "identity", "chunked, chunked", "gzip", ""])
+async def test_a_body_comes_as_it_is_or_in_chunks(coding: str) -> None:
+    visit = Visit(front().app, "POST", PATH, {}, [("transfer-encoding", coding)])
+    await visit.start()
+    start = await visit.next()
+    assert start["status"] == 400
+    assert (b"connection", b"close") in start["headers"]
+    assert visit.untouched
+
+
 async def test_a_body_that_does_not_come_in_time_is_given_up() -> None:
     visit = Visit(front(limits={"body_s": 0.02}).app, "POST", PATH, {})
     visit.silence()

@@ -1,8 +1,10 @@
-"""What never becomes a request: bounded in bytes and time, and no request that is one is ended by that."""
+"""What never becomes a request: bounded in bytes and time, answered like one, and no request that is one suffers by it."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import shutil
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
@@ -12,7 +14,9 @@ from typing import Any
 import pytest
 
 from deployments.config import Limits
+from deployments.router.edge import REFUSAL
 from deployments.router.listeners import HttpListener
+from tests.router.router_front import Front
 
 HOST = "127.0.0.1"
 HEAD = b"POST / HTTP/1.1\r\nhost: test\r\n"
@@ -35,10 +39,20 @@ def gate() -> asyncio.Event:
 
 
 @pytest.fixture
-async def listen(gate: asyncio.Event) -> AsyncGenerator[Listen]:
+def house() -> Front:
+    made = Front()
+    made.add("echo")
+    return made
+
+
+@pytest.fixture
+async def listen(gate: asyncio.Event, house: Front) -> AsyncGenerator[Listen]:
     listeners: list[HttpListener] = []
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if REFUSAL in scope or scope["path"] not in ("/", "/gated"):
+            await house.app(scope, receive, send)
+            return
         body, more = b"", True
         while more:
             message = await receive()
@@ -67,6 +81,7 @@ class Caller:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
+        self.head = b""
 
     @classmethod
     async def of(cls, address: Address, *said: bytes) -> Caller:
@@ -84,12 +99,12 @@ class Caller:
             finally:
                 self.writer.close()
 
-    async def answer(self) -> bytes:
-        """The body of an answer that is a 200."""
+    async def answer(self, status: int = 200) -> bytes:
+        """The body of an answer that has this status."""
         async with asyncio.timeout(10):
-            head = await self.reader.readuntil(b"\r\n\r\n")
-            assert head.startswith(b"HTTP/1.1 200 ")
-            return await self.reader.readexactly(int(head.split(b"content-length: ")[1].split(b"\r\n")[0]))
+            self.head = await self.reader.readuntil(b"\r\n\r\n")
+            assert self.head.startswith(b"HTTP/1.1 %d " % status), self.head
+            return await self.reader.readexactly(int(self.head.split(b"content-length: ")[1].split(b"\r\n")[0]))
 
 
 async def flood(caller: Caller, piece: bytes) -> int:
@@ -180,3 +195,112 @@ async def test_more_connections_than_the_limit_are_closed_and_others_go_on(liste
     third = await Caller.of(address, HEAD, b"content-length: 1\r\n\r\nx")
     assert await third.answer() == b"x"
     third.writer.close()
+
+
+# ---- what others might read otherwise -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("upgrade", [b"h2c", b"x", b"h2c, websocket"])
+async def test_an_upgrade_is_not_made_and_a_body_stays_a_body(
+    listen: Listen, upgrade: bytes, at_once: bool, chunked: bool
+) -> None:
+    body = b"POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 8\r\n\r\nsmuggled"
+    head = HEAD + b"upgrade: %b\r\nconnection: Upgrade, HTTP2-Settings\r\nhttp2-settings: AAEA\r\n" % upgrade
+    if chunked:
+        head, sent = head + b"transfer-encoding: chunked\r\n", b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    else:
+        head, sent = head + b"content-length: %d\r\n" % len(body), body
+    caller = await Caller.of(await listen())
+    for _ in range(2):
+        if at_once:
+            caller.writer.writelines([head, b"\r\n", sent])
+        else:
+            caller.writer.write(head + b"expect: 100-continue\r\n\r\n")
+            assert (await caller.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
+            caller.writer.write(sent)
+        assert await caller.answer() == body
+    caller.writer.writelines([head, b"\r\n", sent, HEAD, b"upgrade: x\r\nconnection: upgrade, close\r\n\r\n"])
+    assert await caller.answer() == body
+    assert await caller.answer() == b""
+    assert await caller.rest() == b""
+
+
+async def test_a_websocket_is_refused_and_its_connection_not_used_again(listen: Listen) -> None:
+    upgrade = b"upgrade: websocket\r\nconnection: upgrade\r\ncontent-length: 4\r\n\r\n"
+    caller = await Caller.of(await listen(), HEAD.replace(b"/", b"/v2", 1), upgrade, b"GET ")
+    assert b"websockets" in await caller.answer(403)
+    assert await caller.rest() == b""
+
+
+@pytest.mark.parametrize(
+    ("request_line", "hosts", "status"),
+    [
+        (b"GET http://localhost:80/health HTTP/1.1", [b"localhost:80"], 200),
+        (b"GET http://localhost/health HTTP/1.1", [], 200),
+        (b"GET http://evil.example/health HTTP/1.1", [b"localhost"], 400),
+        (b"GET http://evil.example/v2 HTTP/1.1", [], 421),
+        (b"GET http://localhost:x@evil/health HTTP/1.1", [b"localhost:x@evil"], 400),
+        (b"GET /health HTTP/1.1", [b"localhost", b"localhost"], 400),
+        (b"GET /health HTTP/0.9", [b"localhost"], 400),
+        (b"GET /health", [b"localhost"], 400),
+        (b"GET /health HTTP/2.0", [b"localhost"], 400),
+        (b"CONNECT localhost:80 HTTP/1.1", [b"localhost:80"], 400),
+        (b"OPTIONS * HTTP/1.1", [b"localhost"], 404),
+        (b"PRI * HTTP/2.0\r\n\r\nSM", [], 400),
+    ],
+)
+async def test_a_request_is_for_a_path_on_this_host(
+    listen: Listen, request_line: bytes, hosts: list[bytes], status: int
+) -> None:
+    lines = [request_line, *(b"host: " + host for host in hosts), b"", b""]
+    caller = await Caller.of(await listen(), b"\r\n".join(lines))
+    await caller.answer(status)
+    caller.writer.close()
+
+
+# ---- what is no request is answered like one ------------------------------------------------------------------------
+
+ECHO = b"POST /v1/workflows/echo/inference HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "code"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01", 400, "invalid"),
+        (b"GET / HTTP/1.1\r\na b: c\r\n\r\n", 400, "invalid"),
+        (ECHO + b"content-length: 2\r\ntransfer-encoding: chunked\r\n\r\n{}", 400, "invalid"),
+        (ECHO + b"content-length: 2\r\ncontent-length: 3\r\n\r\n{}", 400, "invalid"),
+        (ECHO + b"transfer-encoding: identity\r\n\r\n{}", 400, "invalid"),
+        (ECHO + b"transfer-encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", 400, "invalid"),
+        (ECHO + b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\nx", 400, "invalid"),
+        (ECHO + b"transfer-encoding: chunked\r\n\r\n1;" + b"a" * 500_000, 431, "hdr"),
+        (ECHO + b"a: " + b"b" * 50_000, 431, "hdr"),
+        (ECHO, 408, "slow_body"),
+    ],
+)
+async def test_what_is_no_request_has_an_id_a_line_and_a_count(
+    listen: Listen, house: Front, said: bytes, status: int, code: str
+) -> None:
+    caller = await Caller.of(await listen(head_s=0.2), said)
+    error = json.loads(await caller.answer(status))["error"]
+    head = caller.head.decode()
+    assert "\r\nconnection: close\r\n" in head
+    assert "\r\ncontent-type: application/json\r\n" in head
+    found = re.search(r"x-request-id: ([0-9a-f]{32})\r\n", head)
+    assert found is not None
+    assert (error["code"], error["request_id"]) == (code, found[1])
+    assert await caller.rest() == b""
+    (line,) = house.lines.texts
+    assert {"status": status, "code": code, "request_id": found[1]}.items() <= json.loads(line).items()
+    assert f'code="{code}"'.encode() in house.metrics.exposition()
+
+
+async def test_answers_that_are_due_come_before_a_refusal(listen: Listen, gate: asyncio.Event) -> None:
+    gated = HEAD.replace(b"/", b"/gated", 1) + b"content-length: 1\r\n\r\n"
+    caller = await Caller.of(await listen(), gated, b"x", gated, b"y", b"what?\r\n\r\n")
+    gate.set()
+    assert [await caller.answer(), await caller.answer()] == [b"x", b"y"]
+    await caller.answer(400)
+    assert await caller.rest() == b""

@@ -282,6 +282,15 @@ async def test_other_deadlines_are_refused(header: str) -> None:
     assert (await visit.next())["status"] == 400
 
 
+async def test_a_deadline_is_said_once() -> None:
+    house = one(client=ScriptedClient())
+    visit = Visit(house.app, "POST", PATH, {}, [("x-deadline-s", "5"), ("x-deadline-s", "5")])
+    await visit.start()
+    start, body = visit.rest()
+    assert start["status"] == 400
+    assert b"x-deadline-s" in body["body"]
+
+
 async def test_rays_own_headers_do_nothing() -> None:
     house = one(client=ScriptedClient())
     headers = {
