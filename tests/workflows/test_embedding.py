@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import BertModel
 
-from tests.workflows.tiny_transformers import BERT_CONTEXT, WORDS, save_tiny_bert
+from tests.workflows.tiny_transformers import BERT_CONTEXT, ROBERTA_PADDING, WORDS, save_tiny_bert, save_tiny_roberta
 from workflows.errors import BadOutput, InvalidInput, WorkflowError
 from workflows.inference.embedding import EmbeddingWorkflow
 from workflows.tensors import Array
@@ -78,6 +78,16 @@ def test_a_text_that_is_too_long_is_refused(tiny: EmbeddingWorkflow, words: int)
     with pytest.raises(InvalidInput, match="context length exceeded") as caught:
         tiny.inference({"text": text_of(words)})
     assert caught.value.param == "text"
+
+
+def test_positions_that_a_model_never_uses_are_no_room_for_text(root: Path) -> None:
+    save_tiny_roberta(root / "roberta")
+    with pytest.raises(InvalidInput, match="36 tokens at most"):
+        EmbeddingWorkflow("roberta", root=str(root), max_tokens=37).setup()
+    workflow = EmbeddingWorkflow("roberta", root=str(root), threads=1).setup()  # warms up with the longest text
+    assert workflow.inference({"text": text_of(34)}).tokens == BERT_CONTEXT - ROBERTA_PADDING - 1
+    with pytest.raises(InvalidInput, match="37 tokens, and 36 fit"):
+        workflow.inference({"text": text_of(35)})
 
 
 def test_or_cut_where_the_operator_says_so(root: Path) -> None:

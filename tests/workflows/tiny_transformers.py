@@ -1,4 +1,4 @@
-"""A random Llama and a random BERT with tokenizers of their own, made in a fraction of a second. For the tests beside this."""
+"""A random Llama, BERT and RoBERTa with tokenizers of their own, made in a fraction of a second. For the tests beside this."""
 
 from __future__ import annotations
 
@@ -7,11 +7,20 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaModel,
+)
 
 LLAMA_CONTEXT = 96
 PROMPT = "the quick brown fox"
 BERT_CONTEXT = 40
+ROBERTA_PADDING = 3
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *["a", "quick", "brown", "fox", "jumps", "over", "lazy", "dogs"]]
 
 
@@ -48,6 +57,28 @@ def save_tiny_llama(directory: Path, *, with_specials: bool = True) -> None:
 
 
 def save_tiny_bert(directory: Path) -> None:
+    _save_word_tokenizer(directory)
+    BertModel(BertConfig(**_ENCODER)).save_pretrained(directory)
+
+
+def save_tiny_roberta(directory: Path) -> None:
+    """Its tokenizer does not say how long a text may be; the padding token is number 3, so four positions are not used."""
+    _save_word_tokenizer(directory)
+    RobertaModel(RobertaConfig(**_ENCODER, pad_token_id=ROBERTA_PADDING)).save_pretrained(directory)
+
+
+_ENCODER: dict[str, Any] = {
+    "vocab_size": len(WORDS),
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": BERT_CONTEXT,
+    "initializer_range": 0.5,
+}
+
+
+def _save_word_tokenizer(directory: Path) -> None:
     tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -57,13 +88,3 @@ def save_tiny_bert(directory: Path) -> None:
     fast: Any = PreTrainedTokenizerFast
     fast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(directory)
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=BERT_CONTEXT,
-        initializer_range=0.5,
-    )
-    BertModel(config).save_pretrained(directory)

@@ -14,7 +14,7 @@ from pydantic import Field
 from workflows.base import BaseInferenceWorkflow
 from workflows.card import Batching
 from workflows.errors import BadOutput, InvalidInput, WorkflowError
-from workflows.inference.local_transformer import check_text, open_transformer
+from workflows.inference.local_transformer import check_text, open_transformer, positions_of
 from workflows.inference.padding import RunCosts, plan_runs
 from workflows.inference.pooling import pool, unit_length
 from workflows.inference.sentence_files import Pooling, read_sentence_settings
@@ -193,8 +193,7 @@ class EmbeddingWorkflow(BaseInferenceWorkflow[Embed, Embedding]):
 
     def _longest(self, said: int | None) -> int:
         """The longest text in tokens: what was asked for, else what the files say, never more than the model can take."""
-        positions = getattr(self._model.config, "max_position_embeddings", None)
-        known = [limit for limit in (self._tokenizer.model_max_length, positions) if limit]
+        known = [limit for limit in (self._tokenizer.model_max_length, positions_of(self._model)) if limit]
         most: int = min(known)
         if self._wanted_tokens is not None and self._wanted_tokens > most:
             raise InvalidInput(f"the model takes {most} tokens at most", param="max_tokens")

@@ -13,7 +13,7 @@ from workflows.errors import InvalidInput, WorkflowError
 from workflows.inference.torch_device import Dtype, prepare_device
 from workflows.resources import Resources
 
-__all__ = ["LocalTransformer", "check_text", "open_transformer"]
+__all__ = ["LocalTransformer", "check_text", "open_transformer", "positions_of"]
 
 # No vocabulary entry of a sane tokenizer is shorter on average; below it, a long vocabulary entry decides.
 _MIN_CHARS_PER_TOKEN = 32
@@ -76,3 +76,15 @@ def check_text(text: str, param: str, max_chars: int) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as cause:
         raise InvalidInput(f"{param} is not valid Unicode text", param=param) from cause
+
+
+def positions_of(model: Any) -> int | None:
+    """How many tokens an encoder has positions for; None where it does not say.
+
+    Models of RoBERTa's kind begin to count after the padding token's number, so that many positions are never used. It
+    shows in their table of positions, which has a row for padding; BERT's has none.
+    """
+    said: int | None = getattr(model.config, "max_position_embeddings", None)
+    tables = (part for name, part in model.named_modules() if name.endswith("position_embeddings"))
+    padding = getattr(next(tables, None), "padding_idx", None)
+    return said if said is None or padding is None else said - padding - 1
