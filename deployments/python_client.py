@@ -15,11 +15,11 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Generator, Sequence
-from contextlib import AbstractContextManager, aclosing
+from contextlib import aclosing
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
 from pydantic import BaseModel
 
 from deployments.client import Item, WorkflowClient
@@ -28,7 +28,8 @@ from deployments.wire import plain
 from workflows.card import Card
 from workflows.context import CallContext
 from workflows.errors import BadOutput, DeadlineExceeded, InvalidInput, WorkflowError
-from workflows.pump import Pump
+from workflows.pump import pumped
+from workflows.side_loop import SideLoop
 from workflows.types import Embedding, Generated, TensorsResult, TextChunk
 
 __all__ = ["AsyncWorkflow", "Workflow", "connect", "connect_async"]
@@ -90,10 +91,9 @@ class Workflow:
     manager, or call `close()`."""
 
     def __init__(self, name: str) -> None:
-        self._portal_exit: AbstractContextManager[BlockingPortal] = start_blocking_portal("asyncio")
-        self._portal = self._portal_exit.__enter__()
+        self._loop = SideLoop()
         try:
-            self._workflow = self._portal.call(connect_async, name)
+            self._workflow = self._loop.call(connect_async, name)
         except BaseException:
             self.close()
             raise
@@ -104,26 +104,18 @@ class Workflow:
 
     def inference(self, input_data: Any, *, timeout_s: float | None = None) -> Any:
         """As `AsyncWorkflow.inference`."""
-        return self._portal.call(lambda: self._workflow.inference(input_data, timeout_s=timeout_s))
+        return self._loop.call(partial(self._workflow.inference, input_data, timeout_s=timeout_s))
 
     def inference_batch(self, inputs: Sequence[Any], *, timeout_s: float | None = None) -> list[Any]:
         """As `AsyncWorkflow.inference_batch`."""
-        return self._portal.call(lambda: self._workflow.inference_batch(inputs, timeout_s=timeout_s))
+        return self._loop.call(partial(self._workflow.inference_batch, inputs, timeout_s=timeout_s))
 
     def stream(self, input_data: Any, *, timeout_s: float | None = None) -> Generator[Any]:
         """As `AsyncWorkflow.stream`; closing the generator early stops the workflow."""
-        pump = self._portal.call(self._pump, input_data, timeout_s)
-        try:
-            while self._portal.call(pump.next):
-                yield pump.chunk
-        finally:
-            self._portal.call(pump.close)
-
-    async def _pump(self, input_data: Any, timeout_s: float | None) -> Pump:
-        return Pump(self._workflow.stream(input_data, timeout_s=timeout_s))
+        return pumped(self._loop, partial(self._workflow.stream, input_data, timeout_s=timeout_s))
 
     def close(self) -> None:
-        self._portal_exit.__exit__(None, None, None)
+        self._loop.close()
 
     def __enter__(self) -> Self:
         return self

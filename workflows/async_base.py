@@ -11,18 +11,20 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncGenerator, Generator, Sequence
-from contextlib import AbstractContextManager, aclosing
+from contextlib import aclosing
+from functools import partial
 from typing import Any, ClassVar, Self, cast, final
-
-from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from workflows import types
 from workflows.base import BaseInferenceWorkflow, Chunk, In, Out
 from workflows.batch import as_error, working_for
 from workflows.card import Card
+from workflows.chunks import achunks, awhile_wanted
 from workflows.context import CallContext
+from workflows.deadlines import given_up
 from workflows.errors import NotReady, Unsupported, WorkflowError
-from workflows.pump import Pump
+from workflows.pump import pumped
+from workflows.side_loop import SideLoop
 
 __all__ = ["AsyncInferenceWorkflow"]
 
@@ -40,46 +42,57 @@ _FINAL = {
 
 class AsyncInferenceWorkflow(BaseInferenceWorkflow[In, Out, Chunk]):
     """A workflow whose hooks are coroutines, and `do_stream` an async generator. Sync hooks are accepted as well, as
-    long as they do not block: hooks of several requests run interleaved on one event loop.
+    long as they do not block: hooks of several requests run interleaved on one event loop. It forms no batches.
 
     Attributes:
         concurrency: How many requests one replica works on at once.
     """
 
     concurrency: ClassVar[int] = 64
+    _hooks_may_wait: ClassVar[bool] = True
     _loop: asyncio.AbstractEventLoop | None = None
-    _portal: BlockingPortal | None = None
-    _portal_exit: AbstractContextManager[BlockingPortal] | None = None
+    _turn: asyncio.Lock | None = None
+    _turn_loop: asyncio.AbstractEventLoop | None = None
+    _side: SideLoop | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for name, hook in _FINAL.items():
             if getattr(cls, name) is not getattr(AsyncInferenceWorkflow, name):
                 raise TypeError(f"{cls.__name__}.{name} is final: define {hook} instead")
+        if cls.do_run_batch is not BaseInferenceWorkflow.do_run_batch or cls.batching is not None:
+            raise TypeError(
+                f"{cls.__name__}: an async workflow forms no batches: define do_run_model, which runs for up to "
+                "`concurrency` requests at once, instead of do_run_batch and `batching`"
+            )
 
     async def do_run_model(self, preprocessed_data: Any) -> Any:
         """Run the model on one preprocessed input. Default: the fold of `do_stream`."""
-        async with aclosing(self._aopen(preprocessed_data)) as chunks:
-            return types.fold(self._types[1], [chunk async for chunk in chunks])
+        async with aclosing(achunks(self.do_stream, preprocessed_data)) as chunks:
+            return types.fold(self._types[1], [chunk async for chunk in awhile_wanted(chunks)])
 
     @final
     async def asetup(self) -> Self:
         """As `setup()`, on this event loop, to which the workflow then belongs."""
         self._require_hooks()
-        if not self._ready:
-            self._loop = asyncio.get_running_loop()
-            await _value(self.do_setup())
-            self._ready = True
-            try:
-                await _value(self.do_warm_up())
-            except BaseException:
-                self._ready = False
-                try:
-                    await _value(self.do_teardown())
-                except Exception:  # what went wrong first is what asetup() says
-                    log.exception("teardown after a failed warm-up failed as well")
-                raise
+        async with self._own_turn():
+            if not self._ready:
+                self._loop = asyncio.get_running_loop()
+                await self._set_up()
         return self
+
+    async def _set_up(self) -> None:
+        await _value(self.do_setup())
+        self._ready = True
+        try:
+            await _value(self.do_warm_up())
+        except BaseException:
+            self._ready = False
+            try:
+                await _value(self.do_teardown())
+            except Exception:  # what went wrong first is what asetup() says
+                log.exception("teardown after a failed warm-up failed as well")
+            raise
 
     @final
     async def ainference(self, input_data: In | Any) -> Out:
@@ -100,6 +113,9 @@ class AsyncInferenceWorkflow(BaseInferenceWorkflow[In, Out, Chunk]):
 
         async def one(value: Any, call: CallContext) -> Out | WorkflowError:
             async with gate:
+                late = given_up(call)
+                if late is not None:
+                    return late
                 try:
                     with working_for(call):
                         return await self.ainference(value)
@@ -120,25 +136,27 @@ class AsyncInferenceWorkflow(BaseInferenceWorkflow[In, Out, Chunk]):
     @final
     async def ateardown(self) -> None:
         """As `teardown()`."""
-        if self._ready:
-            self._require_this_loop()
-            self._ready = False
-            await _value(self.do_teardown())
+        async with self._own_turn():
+            if self._ready:
+                self._require_this_loop()
+                self._ready = False
+                await _value(self.do_teardown())
 
     def card(self, name: str, summary: str = "") -> Card:
         return super().card(name, summary).model_copy(update={"concurrency": self.concurrency})
 
     async def _astream(self, input_data: Any) -> AsyncGenerator[Chunk]:
         prepared = await _value(self.do_preprocessing(self._once_parsed(input_data)))
-        async with aclosing(self._aopen(prepared)) as chunks:
+        async with aclosing(achunks(self.do_stream, prepared)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
-    def _aopen(self, prepared: Any) -> AsyncGenerator[Chunk]:
-        chunks = self.do_stream(prepared)
-        if not isinstance(chunks, AsyncGenerator):
-            raise TypeError(f"{type(self).__name__}.do_stream must be an async generator")
-        return chunks
+    def _own_turn(self) -> asyncio.Lock:
+        """For setting up and tearing down, one after the other: of this loop, because a lock serves one loop only."""
+        loop = asyncio.get_running_loop()
+        if self._turn is None or self._turn_loop is not loop:
+            self._turn, self._turn_loop = asyncio.Lock(), loop
+        return self._turn
 
     def _require_hooks(self, *hooks: str) -> None:
         super()._require_hooks(*(hooks or ("do_run_model", "do_stream")))
@@ -151,52 +169,41 @@ class AsyncInferenceWorkflow(BaseInferenceWorkflow[In, Out, Chunk]):
     # ---- the sync names, on a private loop ----------------------------------------------------------------------------
 
     def _setup(self) -> None:
-        self._portal_exit = start_blocking_portal("asyncio")
-        self._portal = self._portal_exit.__enter__()
+        self._side = SideLoop()
         try:
-            self._portal.call(self.asetup)
+            self._side.call(self.asetup)
         except BaseException:
-            self._close_portal()
+            self._close_side()
             raise
 
     def _inference(self, input_data: Any) -> Out:
-        return cast("Out", self._require_portal().call(self.ainference, input_data))
+        return self._require_side().call(self.ainference, input_data)
 
     def _inference_batch(self, inputs: Sequence[Any], calls: Sequence[CallContext]) -> list[Out | WorkflowError]:
-        return self._require_portal().call(self.ainference_batch, inputs, calls)
+        return self._require_side().call(self.ainference_batch, inputs, calls)
 
     def _stream(self, input_data: Any) -> Generator[Chunk]:
-        portal = self._require_portal()
-        pump = portal.call(self._pump, input_data)
-        try:
-            while self._require_portal().call(pump.next):
-                yield pump.chunk
-        finally:
-            if self._portal is portal:  # else its loop is gone, and the stream with it
-                portal.call(pump.close)
-
-    async def _pump(self, input_data: Any) -> Pump:
-        return Pump(self.astream(input_data))
+        yield from pumped(self._require_side(), partial(self.astream, input_data))
 
     def _teardown(self) -> None:
         self._ready = True  # ateardown() clears it again
-        portal = self._require_portal()
+        side = self._require_side()
         try:
-            portal.call(self.ateardown)
+            side.call(self.ateardown)
         finally:
             self._ready = False
-            self._close_portal()
+            self._close_side()
 
-    def _require_portal(self) -> BlockingPortal:
+    def _require_side(self) -> SideLoop:
         self._require_ready()
-        if self._portal is None:
+        if self._side is None:
             raise NotReady("set up with asetup(): use the async names", retry_after_s=None)
-        return self._portal
+        return self._side
 
-    def _close_portal(self) -> None:
-        if self._portal_exit is not None:
-            self._portal_exit.__exit__(None, None, None)
-        self._portal = self._portal_exit = None
+    def _close_side(self) -> None:
+        if self._side is not None:
+            self._side.close()
+        self._side = None
 
 
 async def _value(result: Any) -> Any:

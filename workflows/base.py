@@ -14,6 +14,7 @@ Knows no Ray, no HTTP and no queue. All hooks of one workflow run one at a time,
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 from abc import ABC
@@ -23,15 +24,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Generic, Self, cast, final
 
-from pydantic import PydanticUserError, TypeAdapter, ValidationError
-from pydantic.json_schema import PydanticJsonSchemaWarning
+from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypeVar
 
 from workflows import types
 from workflows.batch import run_batch
 from workflows.card import Batching, Card, Load, Signature
-from workflows.context import CallContext, current_call
-from workflows.deadlines import given_up
+from workflows.chunks import chunks, while_wanted
+from workflows.context import CallContext
+from workflows.declared import adapter_of, json_schema, read_back
 from workflows.errors import InvalidInput, NotReady, Unsupported, WorkflowError
 from workflows.generics import type_arguments
 from workflows.resources import Resources
@@ -52,6 +53,10 @@ _FINAL = {
     "stream": "do_stream",
     "teardown": "do_teardown",
 }
+_HOOKS = (
+    *("do_setup", "do_warm_up", "do_preprocessing", "do_run_model", "do_run_batch", "do_postprocessing", "do_stream"),
+    *("do_teardown", "cost", "bucket", "signature", "check_files"),
+)
 _BASES = ("workflows.base", "workflows.async_base")
 _MAX_PARAM_CHARS = 64
 
@@ -81,6 +86,7 @@ class BaseInferenceWorkflow(ABC, Generic[In, Out, Chunk]):
     retry_safe: ClassVar[bool] = False
     resources: Resources
     deployed_batching: Batching | None = None
+    _hooks_may_wait: ClassVar[bool] = False
     _ready: bool
     _one_hook: AbstractContextManager[Any]
 
@@ -99,14 +105,14 @@ class BaseInferenceWorkflow(ABC, Generic[In, Out, Chunk]):
     def do_run_model(self, preprocessed_data: Any) -> Any:
         """Run the model on one preprocessed input. Default: a batch of one, or the fold of `do_stream`."""
         if self._defines("do_run_batch"):
-            (outcome,) = cast("list[Any]", self.do_run_batch([preprocessed_data]))
+            (outcome,) = self.do_run_batch([preprocessed_data])
             if isinstance(outcome, WorkflowError):
                 raise outcome
             return outcome
-        with closing(self._open(preprocessed_data)) as chunks:
-            return types.fold(self._types[1], _while_wanted(chunks))
+        with closing(chunks(self.do_stream, preprocessed_data)) as made:
+            return types.fold(self._types[1], while_wanted(made))
 
-    def do_run_batch(self, batch: list[Any]) -> list[Any] | Awaitable[list[Any]]:
+    def do_run_batch(self, batch: list[Any]) -> list[Any]:
         """Run the model on several preprocessed inputs of one `bucket()`.
 
         Returns as many outputs in the same order; a `WorkflowError` in an output's place fails that item alone.
@@ -118,7 +124,8 @@ class BaseInferenceWorkflow(ABC, Generic[In, Out, Chunk]):
         return cast("Out", output_data)
 
     def do_stream(self, preprocessed_data: Any) -> Iterator[Chunk] | AsyncIterator[Chunk]:
-        """Give the answer piece by piece. Closed early when the caller leaves, so `finally` is the place to clean up."""
+        """Give the answer piece by piece: a generator, or any iterator. Closed early when the caller leaves, so a
+        generator's `finally`, an iterator's `close()`, is the place to clean up."""
         raise Unsupported("this workflow does not stream")
 
     def do_teardown(self) -> Any:
@@ -155,6 +162,9 @@ class BaseInferenceWorkflow(ABC, Generic[In, Out, Chunk]):
         for name, hook in _FINAL.items():
             if getattr(cls, name) is not getattr(BaseInferenceWorkflow, name):
                 raise TypeError(f"{cls.__name__}.{name} is final: define {hook} instead")
+        for name in () if cls._hooks_may_wait else _HOOKS:
+            if _waits(getattr(cls, name)):
+                raise TypeError(f"{cls.__name__}.{name} is async: derive from AsyncInferenceWorkflow for that")
 
     @final
     @property
@@ -165,6 +175,7 @@ class BaseInferenceWorkflow(ABC, Generic[In, Out, Chunk]):
     def setup(self) -> Self:
         """Make the workflow ready; a second call does nothing. Raises what `do_setup` raises and then stays not ready."""
         self._require_hooks()
+        _ = self._adapters  # a type that cannot be validated is said now, not to the first caller
         with self._one_hook:
             if not self._ready:
                 self._setup()
@@ -246,12 +257,12 @@ class BaseInferenceWorkflow(ABC, Generic[In, Out, Chunk]):
 
     def parse_output(self, plain: Any) -> Out:
         """An answer's plain form (see `workflows.plain`) as the output type again, even where that is strict: text as a
-        date, a list as a tuple."""
-        return cast("Out", self._adapters[1].validate_python(plain, strict=False))
+        date, a list as a tuple. As it is where the type does not take the names that it gives."""
+        return cast("Out", read_back(self._adapters[1], plain))
 
     def parse_chunk(self, plain: Any) -> Chunk:
         """A chunk's plain form as the chunk type again."""
-        return cast("Chunk", self._adapters[2].validate_python(plain, strict=False))
+        return cast("Chunk", read_back(self._adapters[2], plain))
 
     def load_of(self, input_data: In) -> Load:
         """What a parsed input means to a batch."""
@@ -259,15 +270,15 @@ class BaseInferenceWorkflow(ABC, Generic[In, Out, Chunk]):
 
     def card(self, name: str, summary: str = "") -> Card:
         """Describe this workflow under a name; complete once it is set up."""
-        inputs, outputs, chunks = self._adapters
+        inputs, outputs, pieces = self._adapters
         documented = (type(self).__doc__ or "").strip().partition("\n")[0]
         return Card(
             name=name,
             summary=summary or documented,
             kind=getattr(self._types[0], "kind", "json"),
-            input_schema=_schema(inputs, "validation"),
-            output_schema=_schema(outputs, "serialization"),
-            chunk_schema=_schema(chunks, "serialization") if self.streams else None,
+            input_schema=json_schema(inputs, "validation"),
+            output_schema=json_schema(outputs, "serialization"),
+            chunk_schema=json_schema(pieces, "serialization") if self.streams else None,
             batching=self.batch_limits if self.batch_limits.max_size > 1 else None,
             streams=self.streams,
             retry_safe=self.retry_safe,
@@ -304,28 +315,22 @@ class BaseInferenceWorkflow(ABC, Generic[In, Out, Chunk]):
     def _stream(self, input_data: Any) -> Generator[Chunk]:
         with self._one_hook:
             self._require_ready()
-            chunks = self._open(self.do_preprocessing(self._once_parsed(input_data)))
+            made = chunks(self.do_stream, self.do_preprocessing(self._once_parsed(input_data)))
         try:
             while True:
                 with self._one_hook:
                     self._require_ready()
                     try:
-                        chunk = next(chunks)
+                        chunk = next(made)
                     except StopIteration:
                         return
                 yield chunk
         finally:
             with self._one_hook:
-                chunks.close()
+                made.close()
 
     def _once_parsed(self, given: Any) -> In:
         return cast("In", given.value) if type(given) is Parsed else self.parse_input(given)
-
-    def _open(self, prepared: Any) -> Generator[Chunk]:
-        chunks = self.do_stream(prepared)
-        if not isinstance(chunks, Generator):
-            raise TypeError(f"{type(self).__name__}.do_stream must be a generator")
-        return chunks
 
     def _teardown(self) -> None:
         self.do_teardown()
@@ -350,8 +355,13 @@ class BaseInferenceWorkflow(ABC, Generic[In, Out, Chunk]):
 
     @cached_property
     def _adapters(self) -> tuple[TypeAdapter[Any], TypeAdapter[Any], TypeAdapter[Any]]:
-        inputs, outputs, chunks = self._types
-        return TypeAdapter(inputs), TypeAdapter(outputs), TypeAdapter(chunks)
+        inputs, outputs, pieces = self._types
+        cls = type(self)
+        return adapter_of(inputs, "input", cls), adapter_of(outputs, "output", cls), adapter_of(pieces, "chunk", cls)
+
+
+def _waits(hook: object) -> bool:
+    return inspect.iscoroutinefunction(hook) or inspect.isasyncgenfunction(hook)
 
 
 def _first_problem(error: ValidationError) -> InvalidInput:
@@ -371,20 +381,3 @@ def _first_problem(error: ValidationError) -> InvalidInput:
 def _shown(text: str) -> str:
     """Text that cannot break a line or turn its direction: what is not printable is escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _schema(adapter: TypeAdapter[Any], mode: Any) -> dict[str, Any]:
-    try:
-        return adapter.json_schema(mode=mode)
-    except (PydanticUserError, PydanticJsonSchemaWarning):
-        return {}
-
-
-def _while_wanted(chunks: Iterator[Any]) -> Iterator[Any]:
-    """The chunks until the caller leaves or their time is up: a whole answer is given up where its stream would be."""
-    call = current_call()
-    for chunk in chunks:
-        late = given_up(call, begun=True)
-        if late is not None:
-            raise late
-        yield chunk

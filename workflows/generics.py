@@ -16,7 +16,7 @@ def type_arguments(cls: type, base: type) -> tuple[Any, ...]:
     found = _from(cls, base)
     given = found if found is not None else ()
     padded = (*given, *parameters[len(given) :])
-    return tuple(Any if isinstance(item, TypeVar) or type(item).__name__ == "TypeVar" else item for item in padded)
+    return tuple(Any if _is_variable(item) else item for item in padded)
 
 
 def _from(cls: type, base: type) -> tuple[Any, ...] | None:
@@ -28,9 +28,21 @@ def _from(cls: type, base: type) -> tuple[Any, ...] | None:
             inherited = _from(origin, base)
             if inherited is not None:
                 bound = dict(zip(getattr(origin, "__parameters__", ()), get_args(generic), strict=False))
-                return tuple(bound.get(item, item) if _hashable(item) else item for item in inherited)
+                return tuple(_substituted(item, bound) for item in inherited)
     return None
 
 
-def _hashable(item: object) -> bool:
-    return type(item).__hash__ is not None
+def _substituted(item: Any, bound: dict[Any, Any]) -> Any:
+    """A type variable's value, also within `list[T]`, `T | None` and a generic model of T."""
+    if _is_variable(item):
+        return bound.get(item, item)
+    within = getattr(item, "__parameters__", ())
+    # A model of T is a class, and the model's own class at that; other classes do not say T by being named.
+    said = get_origin(item) is not None or hasattr(item, "__pydantic_generic_metadata__")
+    if not said or not any(variable in bound for variable in within):
+        return item
+    return item[tuple(bound.get(variable, variable) for variable in within)]
+
+
+def _is_variable(item: object) -> bool:
+    return isinstance(item, TypeVar) or type(item).__name__ == "TypeVar"

@@ -2,7 +2,7 @@
 
 | value                                        | plain form                                                        |
 |----------------------------------------------|-------------------------------------------------------------------|
-| pydantic model, dataclass                    | dict of its fields                                                |
+| pydantic model, dataclass                    | dict of its fields, by the names (aliases) of its JSON Schema     |
 | mapping                                      | dict; a key that is no text becomes the text that JSON has for it |
 | list, tuple, set, frozenset                  | list; a set's members in order                                    |
 | numpy array, bytes                           | itself: both cross as they are                                    |
@@ -65,15 +65,17 @@ def _leaf(value: Any) -> Any:
         return _written(value) if isinstance(item, np.generic) else _plain(item)
     if isinstance(value, bytearray | memoryview):
         return bytes(value)
+    if hasattr(value, "__pydantic_serializer__") and not isinstance(value, type):  # pydantic's own dataclass
+        return _plain(_fields(value))
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     return _written(value)
 
 
-def _fields(model: BaseModel) -> Any:
+def _fields(model: Any) -> Any:
     try:
         # As model_dump() does, without its overhead. No warnings: they would show the value.
-        return model.__pydantic_serializer__.to_python(model, warnings=False)
+        return model.__pydantic_serializer__.to_python(model, by_alias=True, warnings=False)
     except (ValueError, TypeError):
         unsayable = _unsayable(model)
     raise unsayable

@@ -1,47 +1,60 @@
-"""Drives an async stream from outside of its event loop, chunk by chunk; for the sync names of things that are async."""
+"""Drives an async stream from another thread than its event loop's, chunk by chunk; for the sync names of async things.
+
+One task on the loop drives the whole stream, because what a stream holds between two chunks may be bound to its task. It
+makes a chunk only when that is asked for: a chunk costs one message to the loop and one back.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+import sys
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import aclosing, suppress
+from queue import SimpleQueue
 from typing import Any
 
-__all__ = ["Pump"]
+from workflows.errors import Cancelled, NotReady
+from workflows.side_loop import SideLoop
+
+__all__ = ["pumped"]
 
 
-class Pump:
-    """One task that drives a whole async stream: what it holds between two chunks may be bound to its task."""
+def pumped(loop: SideLoop, open_stream: Callable[[], AsyncGenerator[Any]]) -> Generator[Any]:
+    """The chunks of a stream that is opened on the loop. Raises what the stream raises, and NotReady once the loop is
+    closed. Closing it returns when the stream's `finally` blocks are through, but for one on the loop's own thread.
+    """
+    made: SimpleQueue[Any] = SimpleQueue()  # chunks, and at last the task itself
+    wanted = asyncio.Semaphore(0)
 
-    def __init__(self, chunks: AsyncGenerator[Any]) -> None:
-        self.chunk: Any = None
-        self._chunks = chunks
-        self._made: asyncio.Queue[Any] = asyncio.Queue()
-        self._wanted = asyncio.Semaphore(0)
-        self._task = asyncio.create_task(self._run())
-
-    async def next(self) -> bool:
-        """Whether there is a further `chunk`. Raises what the stream raises."""
-        self._wanted.release()
-        waiting = asyncio.create_task(self._made.get())
-        await asyncio.wait((waiting, self._task), return_when=asyncio.FIRST_COMPLETED)
-        if waiting.done():
-            self.chunk = waiting.result()
-            return True
-        waiting.cancel()
-        await self._task
-        return False
-
-    async def close(self) -> None:
-        """Stop wherever the stream is; returns once its `finally` blocks are through."""
-        self._task.cancel()
-        await asyncio.wait((self._task,))
-        if not self._task.cancelled():
-            self._task.exception()  # already raised by next(), or of no interest to a caller who left
-
-    async def _run(self) -> None:
-        async with aclosing(self._chunks) as chunks:
-            await self._wanted.acquire()
+    async def drive() -> None:
+        async with aclosing(open_stream()) as chunks:
+            await wanted.acquire()
             async for chunk in chunks:
-                self._made.put_nowait(chunk)
-                await self._wanted.acquire()
+                made.put(chunk)
+                await wanted.acquire()
+
+    task = loop.start(drive, made.put)
+    ended = False
+    try:
+        while True:
+            loop.post(wanted.release)
+            chunk = made.get()
+            if chunk is task:
+                ended = True
+                break
+            yield chunk
+    finally:
+        # When the interpreter ends, the loop's thread runs no more: nobody would ever answer.
+        if not ended and not sys.is_finalizing():
+            with suppress(NotReady):  # a loop that is closed has ended the stream itself
+                loop.post(task.cancel)
+            # The garbage collector closes a stream wherever it runs, even on the loop's thread.
+            while not loop.is_here and made.get() is not task:
+                pass
+    _raise_what_ended(task, loop)
+
+
+def _raise_what_ended(task: asyncio.Task[None], loop: SideLoop) -> None:
+    if task.cancelled():
+        raise NotReady("the event loop of this was closed", retry_after_s=None) if loop.closed else Cancelled()
+    task.result()

@@ -13,7 +13,8 @@ A type that can be put together from a stream's chunks has a class method `fold`
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self, get_origin
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
@@ -145,13 +146,14 @@ class Tensors(Exchange):
     """Named arrays for a tensor model.
 
     Attributes:
-        inputs: Arrays by the model's own input names. Where the model batches, the leading axis counts rows.
+        inputs: Arrays by the model's own input names, none where it takes none. Where the model batches, the leading axis
+            counts rows.
         outputs: The outputs wanted, in this order; None means all, in the model's order.
         parameters: Whatever else the model understands; a workflow refuses what it does not know.
     """
 
     kind: ClassVar[str] = "tensors"
-    inputs: dict[str, Tensor] = Field(min_length=1, max_length=1024)
+    inputs: dict[str, Tensor] = Field(max_length=1024)
     outputs: list[str] | None = Field(default=None, min_length=1, max_length=1024)
     parameters: dict[str, Any] = Field(default_factory=dict)
 
@@ -254,15 +256,37 @@ class Embedding(Exchange):
 
 
 def fold(output_type: object, chunks: Iterable[Any]) -> Any:
-    """One answer from a stream's chunks: the output type's own `fold` where it has one, else joined text, else a list.
+    """One answer from a stream's chunks, as the output type says: by its own `fold`, or joined where it is text or bytes,
+    or gathered in a list, tuple or set.
 
-    Text is joined unless the output type is a list.
+    Of what is none of these, an `Any` for example, text is joined and the rest a list.
     """
-    own = getattr(output_type, "fold", None)
+    declared = _bare(output_type)
+    own = getattr(declared, "fold", None)
     if callable(own):
         return own(chunks)
     parts = list(chunks)
-    if output_type is str:
-        return "".join(parts)
-    listed = list in (output_type, get_origin(output_type))
-    return "".join(parts) if parts and not listed and all(isinstance(part, str) for part in parts) else parts
+    kind = get_origin(declared) or declared
+    if isinstance(kind, type):
+        if issubclass(kind, str):
+            return "".join(parts)
+        if issubclass(kind, bytes):
+            return b"".join(parts)
+        if kind in (tuple, set, frozenset):
+            return kind(parts)
+        if issubclass(kind, Iterable) and not issubclass(kind, BaseModel | Mapping):
+            return parts
+    return "".join(parts) if parts and all(isinstance(part, str) for part in parts) else parts
+
+
+def _bare(declared: Any) -> Any:
+    """A type without what is said about it: `Annotated[str, ...]`, `str | None`, an alias or a new type of `str`."""
+    if get_origin(declared) is Annotated:
+        return _bare(get_args(declared)[0])
+    meant = getattr(declared, "__value__", None) or getattr(declared, "__supertype__", None)
+    if meant is not None:
+        return _bare(meant)
+    if get_origin(declared) in (Union, UnionType):
+        members = [member for member in get_args(declared) if member is not type(None)]
+        return _bare(members[0]) if len(members) == 1 else declared
+    return declared

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from workflows import AsyncInferenceWorkflow, CallContext, WorkflowError, current_call
-from workflows.errors import InvalidInput, NotReady, Unsupported
+from workflows import AsyncInferenceWorkflow, Batching, CallContext, WorkflowError, current_call
+from workflows.errors import Cancelled, DeadlineExceeded, InvalidInput, NotReady, Unsupported
 
 
 class Remote(AsyncInferenceWorkflow[str, str, str]):
@@ -89,13 +89,22 @@ def test_the_driving_methods_are_final_under_both_names(name: str) -> None:
 
 def test_a_workflow_that_defines_nothing_to_run_cannot_be_set_up() -> None:
     class Empty(AsyncInferenceWorkflow[str, str]):
-        async def do_run_batch(self, batch: list[Any]) -> list[Any]:
-            return batch
+        async def do_preprocessing(self, input_data: str) -> str:
+            return input_data
 
     with pytest.raises(TypeError, match="Empty defines none of do_run_model, do_stream"):
         Empty().setup()
     with pytest.raises(TypeError, match="Empty defines none of do_run_model, do_stream"):
         run(Empty().asetup)
+
+
+def test_batches_that_nobody_would_form_are_refused() -> None:
+    async def together(self: Any, batch: list[Any]) -> list[Any]:
+        return batch
+
+    for wanted in ({"do_run_batch": together}, {"batching": Batching()}):
+        with pytest.raises(TypeError, match="Bad: an async workflow forms no batches: define do_run_model"):
+            type("Bad", (Remote,), wanted)
 
 
 def test_the_card_says_how_many_requests_run_at_once() -> None:
@@ -237,6 +246,120 @@ def test_the_async_names_work() -> None:
         with pytest.raises(NotReady):
             await workflow.ainference("a")
         assert workflow.notes == ["setup", "teardown"]
+
+    run(life)
+
+
+def test_setups_at_the_same_time_are_one() -> None:
+    class Slow(Remote):
+        async def do_setup(self) -> None:
+            await super().do_setup()
+            await asyncio.sleep(0)
+
+        async def do_warm_up(self) -> None:
+            await asyncio.sleep(0)
+            self.notes.append("warm")
+
+    async def life() -> None:
+        await asyncio.gather(*(workflow.asetup() for _ in range(3)))
+        assert workflow.notes == ["setup", "warm"]
+        await asyncio.gather(*(workflow.ateardown() for _ in range(3)))
+        assert workflow.notes == ["setup", "warm", "teardown"]
+        workflow.notes.clear()
+
+    workflow = Slow()
+    run(life)
+    run(life)  # on another loop
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_whole_answer_is_given_up_where_its_stream_would_be(late: bool) -> None:
+    class Counts(AsyncInferenceWorkflow[int, list[int], int]):
+        async def do_stream(self, preprocessed_data: int) -> AsyncIterator[int]:
+            try:
+                for number in range(preprocessed_data):
+                    made.append(number)
+                    if number == 2:
+                        if late:
+                            current_call().deadline = 0.0
+                        else:
+                            current_call().cancel()
+                    yield number
+            finally:
+                made.append(-1)
+
+    async def life() -> None:
+        workflow = await Counts().asetup()
+        (outcome,) = await workflow.ainference_batch([9], [call])
+        assert isinstance(outcome, DeadlineExceeded if late else Cancelled)
+        assert made == [0, 1, 2, -1]
+        (outcome,) = await workflow.ainference_batch([9], [call])  # and what nobody waits for does not begin
+        assert isinstance(outcome, DeadlineExceeded if late else Cancelled)
+        assert made == [0, 1, 2, -1]
+
+    made: list[int] = []
+    call = CallContext()
+    run(life)
+
+
+class Ended:
+    """An async iterator with an end of its own."""
+
+    def __init__(self, letters: str) -> None:
+        self.letters = iter(letters)
+        self.ends: list[str] = []
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return self
+
+    async def __anext__(self) -> str:
+        try:
+            return next(self.letters)
+        except StopIteration:
+            raise StopAsyncIteration from None
+
+    async def aclose(self) -> None:
+        self.ends.append("closed")
+
+
+class Gives(AsyncInferenceWorkflow[str, str, str]):
+    """Its stream is whatever `give` returns."""
+
+    def __init__(self, give: Callable[[str], Any]) -> None:
+        self.give = give
+
+    def do_stream(self, preprocessed_data: str) -> Any:
+        return self.give(preprocessed_data)
+
+
+async def promised(text: str) -> Ended:
+    return Ended(text)
+
+
+@pytest.mark.parametrize("give", [iter, list, Ended, promised])
+def test_do_stream_may_return_an_iterator(give: Any) -> None:
+    async def life() -> None:
+        workflow = await Gives(give).asetup()
+        assert [chunk async for chunk in workflow.astream("abc")] == ["a", "b", "c"]
+        assert await workflow.ainference("abc") == "abc"
+
+    run(life)
+    workflow = Gives(give).setup()
+    assert list(workflow.stream("abc")) == ["a", "b", "c"]
+    workflow.teardown()
+
+
+def test_an_iterator_is_closed_where_it_stands() -> None:
+    async def life() -> None:
+        made = Ended("abc")
+        workflow = await Gives(lambda text: made).asetup()
+        async with aclosing(workflow.astream("")) as chunks:
+            assert await anext(chunks) == "a"
+            assert made.ends == []
+        assert made.ends == ["closed"]
+        broken = await Gives(lambda text: 5).asetup()
+        with pytest.raises(TypeError, match="do_stream must be a generator or return an iterator, not int"):
+            await broken.ainference("abc")
 
     run(life)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
+import numpy as np
 import pytest
 from pydantic import BaseModel
 
@@ -83,13 +84,98 @@ def test_a_subclass_may_forget_to_call_super_init() -> None:
     assert Forgetful(3).setup().inference(4) == 8
 
 
-def test_do_stream_must_be_a_generator() -> None:
-    class ListStream(BaseInferenceWorkflow[str, str, str]):
-        def do_stream(self, preprocessed_data: str) -> Iterator[str]:
-            return iter(list(preprocessed_data))
+@pytest.mark.parametrize("hook", ["do_setup", "do_preprocessing", "do_run_model", "do_postprocessing", "cost"])
+def test_an_async_hook_is_refused_where_nobody_would_await_it(hook: str) -> None:
+    async def waits(*args: Any) -> Any: ...
 
-    with pytest.raises(TypeError, match="must be a generator"):
-        next(ListStream().setup().stream("ab"))
+    with pytest.raises(TypeError, match=f"Bad.{hook} is async: derive from AsyncInferenceWorkflow"):
+        type("Bad", (Double,), {hook: waits})
+
+
+def test_an_async_generator_is_no_stream_of_a_sync_workflow() -> None:
+    async def gives(*args: Any) -> Any:
+        yield 1
+
+    with pytest.raises(TypeError, match=r"Bad\.do_stream is async"):
+        type("Bad", (Double,), {"do_stream": gives})
+
+
+def test_a_type_that_cannot_be_validated_is_refused_at_setup() -> None:
+    class Bare(BaseInferenceWorkflow[np.ndarray, int]):  # type: ignore[type-arg, unused-ignore]
+        def do_run_model(self, preprocessed_data: Any) -> int:
+            return 1
+
+    with pytest.raises(TypeError, match=r"Bare: pydantic does not take its input type .*ndarray.*workflows\.Tensors"):
+        Bare().setup()
+
+
+def test_a_type_may_be_named_before_it_is_defined() -> None:
+    class Early(BaseInferenceWorkflow["Point", int]):
+        def do_run_model(self, preprocessed_data: Any) -> int:
+            return int(preprocessed_data.x)
+
+    assert Early().setup().inference({"x": 3}) == 3
+
+
+# ---- streams that are no generators ----------------------------------------------------------------------------------
+
+
+class Spelling:
+    """An iterator with an end of its own."""
+
+    def __init__(self, text: str) -> None:
+        self.letters = iter(text)
+        self.closed = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        return next(self.letters)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Spells(BaseInferenceWorkflow[str, str, str]):
+    def do_stream(self, preprocessed_data: str) -> Iterator[str]:
+        self.last = Spelling(preprocessed_data)
+        return self.last
+
+
+@pytest.mark.parametrize("gives", [iter, list, lambda text: map(str, text), lambda text: (letter for letter in text)])
+def test_do_stream_may_return_an_iterator(gives: Any) -> None:
+    class Gives(BaseInferenceWorkflow[str, str, str]):
+        def do_stream(self, preprocessed_data: str) -> Iterator[str]:
+            return cast("Iterator[str]", gives(preprocessed_data))
+
+    workflow = Gives().setup()
+    assert list(workflow.stream("abc")) == ["a", "b", "c"]
+    assert workflow.inference("abc") == "abc"
+    assert workflow.inference_batch(["ab", "c"]) == ["ab", "c"]
+    next(early := workflow.stream("abc"))
+    early.close()
+
+
+def test_an_iterator_is_closed_once_at_its_end_or_when_it_is_left() -> None:
+    workflow = Spells().setup()
+    assert list(workflow.stream("ab")) == ["a", "b"]
+    assert workflow.last.closed == 1
+    next(early := workflow.stream("ab"))
+    assert workflow.last.closed == 0
+    early.close()
+    assert workflow.last.closed == 1
+    assert workflow.inference("ab") == "ab"
+    assert workflow.last.closed == 1
+
+
+def test_a_stream_that_is_no_iterator_is_named() -> None:
+    class Number(BaseInferenceWorkflow[str, str, str]):
+        def do_stream(self, preprocessed_data: str) -> Any:
+            return 5
+
+    with pytest.raises(TypeError, match="do_stream must be a generator or return an iterator, not int"):
+        next(Number().setup().stream("ab"))
 
 
 # ---- setup and teardown ----------------------------------------------------------------------------------------------

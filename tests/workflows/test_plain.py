@@ -17,7 +17,9 @@ from uuid import UUID
 
 import numpy as np
 import pytest
-from pydantic import Base64Bytes, BaseModel, ConfigDict, RootModel, field_serializer
+from jsonschema import Draft202012Validator
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, RootModel, computed_field, field_serializer
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from workflows import BaseInferenceWorkflow, Embedding, Sampling, TensorsResult, TextChunk
 from workflows.errors import BadOutput
@@ -140,6 +142,48 @@ def test_an_answer_has_a_plain_form_and_comes_back(declared: Any, value: Any, fo
     assert workflow.parse_output(said) == value
     assert workflow.parse_chunk(said) == value
     assert plain(said) == said
+
+
+class Named(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    both: int = Field(alias="Both")
+
+
+class Given(BaseModel):
+    own: str = Field(serialization_alias="Given")
+
+
+class Computed(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    x: int
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def twice(self) -> int:
+        return 2 * self.x
+
+
+@pydantic_dataclass
+class Labelled:
+    x: int = Field(alias="X")
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "comes_back"),
+    [
+        (Named(Both=1), {"Both": 1}, True),
+        (Labelled(X=1), {"X": 1}, True),
+        ([{"deep": Given(own="a")}], [{"deep": {"Given": "a"}}], False),
+        (Computed(x=1), {"x": 1, "twice": 2}, False),
+    ],
+)
+def test_names_are_those_of_the_cards_schema(value: Any, form: Any, comes_back: bool) -> None:
+    declared = list[dict[str, Given]] if isinstance(value, list) else type(value)
+    workflow = workflow_of(declared)
+    assert plain(value) == form
+    Draft202012Validator(workflow.card("x").output_schema).validate(form)
+    assert workflow.parse_output(form) == (value if comes_back else form)
+    assert workflow.parse_chunk(form) == (value if comes_back else form)
 
 
 def test_arrays_stay_what_they_are() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, NewType, Optional
 
 import numpy as np
 import pytest
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypeAliasType
 
 from workflows import (
     Embed,
@@ -147,8 +149,36 @@ def test_types_without_a_fold_join_text_and_list_the_rest() -> None:
     assert fold(str, []) == ""
     assert fold(list, iter([1, 2])) == [1, 2]
     assert fold(list[str], ["a", "b"]) == ["a", "b"]
+    assert fold(Any, ["a", "b"]) == "ab"
     assert fold(Any, ["a", 1]) == ["a", 1]
     assert fold(Any, []) == []
+
+
+Named = NewType("Named", str)
+
+
+@pytest.mark.parametrize(
+    ("declared", "chunks", "whole"),
+    [
+        (bytes, [b"a", b"b"], b"ab"),
+        (bytes, [], b""),
+        (Annotated[str, Field(max_length=9)], [], ""),
+        (Annotated[Annotated[str, 1] | None, 2], ["a", "b"], "ab"),
+        (str | None, [], ""),
+        (Optional[bytes], [b"a"], b"a"),  # noqa: UP045 - the old form is another type
+        (Named, [], ""),
+        (TypeAliasType("Alias", bytes), [b"a"], b"a"),
+        (Sequence[str], ["a", "b"], ["a", "b"]),
+        (Iterable[str], ["a", "b"], ["a", "b"]),
+        (tuple[str, ...], ["a", "b"], ("a", "b")),
+        (set[str], ["a", "b", "a"], {"a", "b"}),
+        (list[str] | None, ["a", "b"], ["a", "b"]),
+        (Annotated[Generated, 1], [TextChunk(text="a"), END], Generated.fold([TextChunk(text="a"), END])),
+        (Embed, ["a", "b"], "ab"),  # do_postprocessing makes it one
+    ],
+)
+def test_the_declared_type_says_how_chunks_become_one_answer(declared: Any, chunks: list[Any], whole: Any) -> None:
+    assert fold(declared, iter(chunks)) == whole
 
 
 def test_a_million_unknown_fields_are_one_complaint() -> None:
