@@ -89,7 +89,5 @@ def _dechunked(data: bytes) -> bytes:
 
 
 async def connect(port: int, answered: Answered) -> Connection:
-    _, connection = await asyncio.get_running_loop().create_connection(
-        lambda: Connection(answered), "127.0.0.1", port
-    )
+    _, connection = await asyncio.get_running_loop().create_connection(lambda: Connection(answered), "127.0.0.1", port)
     return connection

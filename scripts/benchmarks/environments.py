@@ -31,7 +31,7 @@ class Uninstallable(Exception):
 
 def _pinned(package: str) -> str:
     if package in _SAME:
-        plain = package.split("[")[0]
+        plain = package.split("[", maxsplit=1)[0]
         for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
             if line.startswith(f"{plain}=="):
                 return package + line.removeprefix(plain).strip()

@@ -76,9 +76,7 @@ class Meter:
 
     def read(self) -> dict[str, float]:
         now, busy = os.times(), _busy() - self._busy
-        server = sum(
-            seconds - min(seconds, self._server.get(pid, 0.0)) for pid, seconds in family(self._root).items()
-        )
+        server = sum(seconds - min(seconds, self._server.get(pid, 0.0)) for pid, seconds in family(self._root).items())
         ours = sum(now[:4]) - sum(self._began[:4])  # with children that have ended, such as wrk
         wall = now.elapsed - self._began.elapsed
         return {

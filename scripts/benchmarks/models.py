@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,14 +34,12 @@ def _mlp(widths: tuple[int, ...]) -> bytes:
 
     random = np.random.default_rng(_SEED)
     nodes, weights, current = [], [], "x"
-    for number, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+    for number, (before, after) in enumerate(pairwise(widths)):
         last = number == len(widths) - 2
         weight = random.normal(0, before**-0.5, (before, after)).astype(np.float32)
         bias = random.normal(0, 0.1, after).astype(np.float32)
         weights += [numpy_helper.from_array(weight, f"w{number}"), numpy_helper.from_array(bias, f"b{number}")]
-        nodes.append(
-            helper.make_node("Gemm", [current, f"w{number}", f"b{number}"], ["y" if last else f"z{number}"])
-        )
+        nodes.append(helper.make_node("Gemm", [current, f"w{number}", f"b{number}"], ["y" if last else f"z{number}"]))
         if not last:
             nodes.append(helper.make_node("Relu", [f"z{number}"], [f"a{number}"]))
         current = f"a{number}"

@@ -20,7 +20,22 @@ _TOLERANCE: Final = 2e-3  # of the largest number: what another order of additio
 _SLACK: Final = 9  # characters by which one number's text may differ between two correct answers
 _CALL: Final = b"POST %b HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 # Each is one token of the model's vocabulary.
-_WORDS: Final = "the house of time was long and water over light in small world where people work with music".split()
+_WORDS: Final = [
+    "the",
+    "house",
+    "of",
+    "time",
+    "was",
+    "long",
+    "and",
+    "water",
+    "over",
+    "light",
+    "in",
+    "small",
+    "world",
+    "music",
+]
 
 
 @dataclass(frozen=True)

@@ -54,9 +54,7 @@ PEERS: Final[dict[str, Peer]] = {
     peer.name: peer
     for peer in (
         Peer("fastapi", "FastAPI, pydantic, uvicorn: the baseline", "web", _WEB, "fastapi_server.py"),
-        Peer(
-            "fastapi-w2", "FastAPI, two workers", "web", _WEB, "fastapi_server.py", variables={"BENCH_WORKERS": "2"}
-        ),
+        Peer("fastapi-w2", "FastAPI, two workers", "web", _WEB, "fastapi_server.py", variables={"BENCH_WORKERS": "2"}),
         Peer("starlette", "bare Starlette and orjson", "web", _WEB, "starlette_server.py"),
         Peer(
             "pytriton",

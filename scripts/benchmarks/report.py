@@ -1,1 +1,220 @@
-def write_report(path): pass
+"""`docs/benchmarks/README.md`: the part between the markers is written from the results, the rest is left alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from scripts.benchmarks.peers import BASELINE, PEERS
+from scripts.benchmarks.plots import draw
+from scripts.benchmarks.summary import Summary
+
+__all__ = ["write_report"]
+
+_BEGIN: Final = "<!-- written by scripts/bench: begin -->"
+_END: Final = "<!-- written by scripts/bench: end -->"
+_TITLES: Final = {
+    "small": "small: 4-16-3 network, one row, JSON",
+    "mid": "mid: 784-1024-1024-10 network, one row, JSON",
+    "mid-32": "mid: the same network, 32 rows, JSON",
+    "minilm": "minilm: embeddings of texts of 8 to 256 tokens",
+}
+_TENSORS: Final = ("tensor-1mb c=1", "tensor-1mb c=4", "tensor-10mb c=1", "tensor-10mb c=4")
+_STREAMS: Final = {
+    "flat": "2,000 tokens flat out, one connection",
+    "paced 32": "32 streams, 5 ms a token",
+    "paced 256": "256 streams, 5 ms a token",
+}
+_MIXED: Final = ("small", "mid", "minilm", "tensor-1mb", "streams")
+
+
+def write_report(results_path: Path) -> None:
+    """Tables and plots beside the results."""
+    results = json.loads(results_path.read_text(encoding="utf-8"))
+    workloads = list(dict.fromkeys(session["workload"] for session in results["sessions"]))
+    summaries = {workload: Summary(results, workload) for workload in workloads}
+    plots = draw(summaries, results_path.parent)
+    lines = _facts(results, summaries)
+    for workload, summary in summaries.items():
+        lines += _SECTIONS[workload](summary)
+        lines += [f"![{plot.stem}]({plot.name})\n" for plot in plots.get(workload, [])]
+        lines += _problems(summary)
+    path = results_path.with_name("README.md")
+    text = path.read_text(encoding="utf-8") if path.exists() else f"{_BEGIN}\n{_END}\n"
+    before, _, rest = text.partition(_BEGIN)
+    after = rest.partition(_END)[2]
+    path.write_text(f"{before}{_BEGIN}\n\n" + "\n".join(lines) + f"\n{_END}{after}", encoding="utf-8")
+
+
+def _facts(results: dict[str, Any], summaries: dict[str, Summary]) -> list[str]:
+    machine = results["machine"]
+    others = sorted(value for summary in summaries.values() for value in summary.others())
+    busy = f"{others[len(others) // 2]:.2f} in the median, {others[-1]:.2f} at most" if others else "unknown"
+    hardware = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, Linux {machine['kernel']}"
+    lines = [
+        f"`{results['command']}` on {results['date']}: {results['rounds']} round(s) of {results['seconds']:g} s.",
+        f"{hardware}, Python {machine['python']}. Other programs used so many cores meanwhile: {busy}.\n",
+        "| environment | versions |",
+        "|---|---|",
+    ]
+    lines += [f"| {name} | {', '.join(versions)} |" for name, versions in results["versions"].items()]
+    return [*lines, ""]
+
+
+def _table(header: list[str], rows: list[list[str]]) -> list[str]:
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return [*lines, *("| " + " | ".join(row) + " |" for row in rows), ""]
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.{digits}f}"
+
+
+def _title(peer: str) -> str:
+    return f"**{peer}**" if PEERS[peer].is_ours else peer
+
+
+# ---- requests ----------------------------------------------------------------------------------------------------------
+
+
+def _requests(summary: Summary) -> list[str]:
+    lines: list[str] = []
+    for name in dict.fromkeys(cell.split()[0] for cell in summary.cells if " c=" in cell):
+        closed = [cell for cell in summary.cells if cell.startswith(f"{name} c=")]
+        lines += [f"### {_TITLES[name]}", "", f"Closed loop: ratio to {BASELINE} (requests/s; p50/p99 ms).", ""]
+        order = summary.by_ratio(f"{name} c=32", "rate")
+        rows = [[_title(peer), *(_closed(summary, peer, cell) for cell in closed)] for peer in order]
+        lines += _table(["peer", *(cell.split()[1] for cell in closed)], rows)
+        lines += _open(summary, name, order)
+        lines += _checked(summary, name, order)
+    return lines + _resources(summary)
+
+
+def _closed(summary: Summary, peer: str, cell: str) -> str:
+    rate, ratio = summary.median(peer, cell, "rate"), summary.ratio(peer, cell, "rate")
+    if rate is None:
+        return "-"
+    p50, p99 = summary.median(peer, cell, "p50_ms"), summary.median(peer, cell, "p99_ms")
+    text = f"**{_number(ratio)}** ({_number(rate, 0)}; {_number(p50)}/{_number(p99, 1)})"
+    errors = summary.total(peer, cell, "errors")
+    return f"{text}, {errors} of {summary.total(peer, cell, 'requests')} wrong" if errors else text
+
+
+def _open(summary: Summary, name: str, order: list[str]) -> list[str]:
+    cell = f"{name} open"
+    if cell not in summary.cells:
+        return []
+    rows = [
+        [
+            _title(peer),
+            _number(summary.median(peer, cell, "asked_rate"), 0),
+            *(_number(summary.median(peer, cell, figure)) for figure in ("p50_ms", "p90_ms", "p99_ms")),
+            str(summary.total(peer, cell, "errors")),
+        ]
+        for peer in order
+        if summary.values(peer, cell, "asked_rate")
+    ]
+    lines = ["Open loop: Poisson arrivals at 60 % of the peer's own peak, latency from the intended time.", ""]
+    return lines + _table(["peer", "requests/s", "p50 ms", "p90 ms", "p99 ms", "failed"], rows)
+
+
+def _checked(summary: Summary, name: str, order: list[str]) -> list[str]:
+    cell = f"{name} checked c=32"
+    rows = [f"{_title(peer)} {summary.total(peer, cell, 'checked')}" for peer in order]
+    wrong = [f"{_title(peer)} {count}" for peer in order if (count := summary.total(peer, cell, "wrong"))]
+    verdict = f"Wrong: {', '.join(wrong)}." if wrong else "None was wrong."
+    return [f"Contents checked against the model's own output, at 32 connections: {', '.join(rows)}. {verdict}", ""]
+
+
+def _resources(summary: Summary) -> list[str]:
+    first = next((cell for cell in summary.cells if cell.endswith(" c=32")), "")
+    last = [cell for cell in summary.cells if " c=" in cell and "checked" not in cell and "-32" not in cell]
+    rows = [
+        [
+            _title(peer),
+            _number(summary.median(peer, "idle", "start_s"), 1),
+            _number(summary.median(peer, "idle", "processes"), 0),
+            _number(summary.median(peer, "idle", "pss_mb"), 0),
+            _number(summary.median(peer, last[-1], "pss_mb"), 0) if last else "-",
+            _number(summary.median(peer, "idle", "idle_cores"), 3),
+            _number(summary.median(peer, first, "cpu_s_per_1000"), 3),
+        ]
+        for peer in summary.by_ratio("idle", "start_s", least_first=True)
+    ]
+    header = ["peer", "first answer, s", "processes", "PSS MB", "after load", "idle cores", "CPU s/1000 at c=32"]
+    return ["Start and resources, all processes of the server.", "", *_table(header, rows)]
+
+
+# ---- tensors, streams, mixed -------------------------------------------------------------------------------------------
+
+
+def _tensors(summary: Summary) -> list[str]:
+    lines = [
+        "### tensors: 1 MB and 10 MB of float32, JSON",
+        "",
+        f"Median ms, ratio to {BASELINE} (ms; requests/s).",
+        "",
+    ]
+    rows = []
+    for peer in summary.by_ratio(_TENSORS[0], "p50_ms", least_first=True):
+        row = [_title(peer)]
+        for cell in _TENSORS:
+            ratio, ms = summary.ratio(peer, cell, "p50_ms"), summary.median(peer, cell, "p50_ms")
+            text = f"**{_number(ratio)}** ({_number(ms, 1)}; {_number(summary.median(peer, cell, 'rate'), 1)})"
+            wrong = summary.total(peer, cell, "wrong")
+            row.append("-" if ms is None else f"{text}, {wrong} wrong" if wrong else text)
+        rows.append(row)
+    return lines + _table(["peer", *_TENSORS], rows)
+
+
+def _streams(summary: Summary) -> list[str]:
+    lines = ["### streams", ""]
+    for cell, title in _STREAMS.items():
+        rows = []
+        for peer in summary.by_ratio(cell, "tokens_per_s"):
+            figures = ("first_p50_ms", "first_p99_ms", "gap_p50_ms", "gap_p99_ms")
+            whole, asked = summary.total(peer, cell, "whole"), summary.total(peer, cell, "streams")
+            row = [_title(peer), f"**{_number(summary.ratio(peer, cell, 'tokens_per_s'))}**"]
+            row += [_number(summary.median(peer, cell, "tokens_per_s"), 0)]
+            row += [_number(summary.median(peer, cell, figure), 3) for figure in figures]
+            rows.append([*row, f"{whole}/{asked}"])
+        header = ["peer", "tokens/s ratio", "tokens/s", "first p50 ms", "p99", "between p50 ms", "p99", "whole"]
+        lines += [f"{title}:", "", *_table(header, rows)]
+    return lines
+
+
+def _mixed(summary: Summary) -> list[str]:
+    lines = ["### mixed: all at once", ""]
+    lines += ["small and mid at 8 connections, minilm at 2, 1 MB tensors at 1, 32 streams at 5 ms a token.", ""]
+    rows = []
+    for peer in summary.peers:
+        row = [_title(peer)]
+        for part in _MIXED:
+            figure = "tokens_per_s" if part == "streams" else "rate"
+            value = summary.median(peer, part, figure)
+            p99 = summary.median(peer, part, "gap_p99_ms" if part == "streams" else "p99_ms")
+            text = f"**{_number(summary.ratio(peer, part, figure))}** ({_number(value, 1)}; {_number(p99, 1)})"
+            errors = summary.total(peer, part, "errors") + summary.total(peer, part, "wrong")
+            row.append("-" if value is None else f"{text}, {errors} wrong" if errors else text)
+        rows.append(row)
+    lines += [f"Ratio to {BASELINE} (per second; p99 ms, of streams that between tokens).", ""]
+    return lines + _table(["peer", *_MIXED], rows)
+
+
+def _problems(summary: Summary) -> list[str]:
+    lines = [f"* {peer}: {'; '.join(dict.fromkeys(said))}" for peer, said in sorted(summary.problems.items())]
+    return ["Not measured:", "", *lines, ""] if lines else []
+
+
+_SECTIONS: Final[dict[str, Callable[[Summary], list[str]]]] = {
+    "small": _requests,
+    "mid": _requests,
+    "minilm": _requests,
+    "tensors": _tensors,
+    "streams": _streams,
+    "mixed": _mixed,
+}

@@ -24,7 +24,7 @@ __all__ = ["main"]
 
 _RESULTS: Final = ROOT / "docs/benchmarks/results.json"
 _QUICK_RESULTS: Final = BENCH / "quick"
-_DEFAULT_PEERS: Final = [name for name in PEERS if name not in {"ours-2replicas"}]
+_DEFAULT_PEERS: Final = [name for name in PEERS if name != "ours-2replicas"]
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
@@ -58,7 +58,11 @@ def _list_of(known: list[str]) -> Any:
 
 def _machine() -> dict[str, Any]:
     cpu = next(
-        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
         platform.processor(),
     )
     memory = int(Path("/proc/meminfo").read_text().split()[1]) / (1 << 20)

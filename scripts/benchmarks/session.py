@@ -6,6 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,7 +41,12 @@ _IDLE_S: Final = 2.0
 _FLAT_TOKENS: Final = 2000
 _FLAT_TIMES: Final = 5
 _TOKEN_MS: Final = 5.0
-_STREAM_PATIENCE_S: Final = 60.0
+_PATIENCE: Final = 5.0  # how many times as long as it should a stream may take
+
+
+def _rest() -> Cell:
+    time.sleep(_IDLE_S)
+    return {}
 
 
 def run_session(peer: Peer, workload: str, truth: Truth, seconds: float) -> Cell:
@@ -103,7 +109,7 @@ class _Session:
         """Until it answers, and what it costs when nobody asks."""
         start_s, _ = wait_for_answer(self._server, first)
         time.sleep(1.0)
-        cell = self._cell("idle", lambda: time.sleep(_IDLE_S) or {})
+        cell = self._cell("idle", _rest)
         pids = self._server.pids()
         cell |= {"start_s": start_s, "processes": len(pids), "pss_mb": pss_mb(pids)}
         cell["idle_cores"] = cell["server_cpu_s"] / cell["wall_s"]
@@ -116,7 +122,7 @@ class _Session:
         for connections in _CONNECTIONS[asked.name]:
             cell = self._cell(
                 f"{asked.name} c={connections}",
-                lambda c=connections: run_wrk(self._port, asked, c, seconds, length, self._scratch),
+                partial(run_wrk, self._port, asked, connections, seconds, length, self._scratch),
             )
             peak = max(peak, cell.get("rate", 0.0))
         self._cells[f"{asked.name} c={_CONNECTIONS[asked.name][-1]}"]["pss_mb"] = pss_mb(self._server.pids())
@@ -125,9 +131,7 @@ class _Session:
                 f"{asked.name} open",
                 lambda: uvloop.run(run_open(self._port, asked, _OPEN_SHARE * peak, max(seconds, 2.0))),
             )
-        self._cell(
-            f"{asked.name} checked c=32", lambda: uvloop.run(closed_and_checked(self._port, asked, 32, seconds))
-        )
+        self._cell(f"{asked.name} checked c=32", lambda: uvloop.run(closed_and_checked(self._port, asked, 32, seconds)))
 
     def _length(self, asked: Target) -> int:
         """Of a right answer. Raises NotServing where there is none."""
@@ -146,10 +150,12 @@ class _Session:
             for connections in (1, 4):
                 self._cell(
                     f"{name} c={connections}",
-                    lambda a=asked, c=connections: uvloop.run(
-                        closed_and_checked(self._port, a, c, self._seconds, at_least=3 * c)
-                    ),
+                    partial(self._few_and_large, asked, connections),
                 )
+
+    def _few_and_large(self, asked: Target, connections: int) -> Cell:
+        least = 3 * connections
+        return uvloop.run(closed_and_checked(self._port, asked, connections, self._seconds, at_least=least))
 
     # ---- streams --------------------------------------------------------------------------------------------------------
 
@@ -157,17 +163,18 @@ class _Session:
         self._wait_for_stream()
         flat = stream_request(self._peer, _FLAT_TOKENS, 0)
         for number in range(_FLAT_TIMES):
-            self._cell(f"flat {number}", lambda: self._stream(flat, 1, _FLAT_TOKENS))
+            self._cell(f"flat {number}", partial(self._stream, flat, 1, _FLAT_TOKENS))
         for streams in (32, 256):
             tokens = self._paced_tokens()
             paced = stream_request(self._peer, tokens, _TOKEN_MS)
-            self._cell(f"paced {streams}", lambda s=streams, p=paced, t=tokens: self._stream(p, s, t))
+            self._cell(f"paced {streams}", partial(self._stream, paced, streams, tokens))
 
     def _paced_tokens(self) -> int:
         return round(max(1.0, self._seconds) * 1000 / _TOKEN_MS)
 
     def _stream(self, request: bytes, streams: int, tokens: int) -> Cell:
-        return uvloop.run(run_streams(self._port, request, streams, tokens, _STREAM_PATIENCE_S))
+        patience_s = 10 + _PATIENCE * tokens * _TOKEN_MS / 1000
+        return uvloop.run(run_streams(self._port, request, streams, tokens, patience_s))
 
     def _wait_for_stream(self) -> None:
         request, until, cell = stream_request(self._peer, 3, 0), self._server.began + self._peer.start_s, Cell()
@@ -196,7 +203,9 @@ class _Session:
         seconds = max(2.0, self._seconds)
         tokens = round(seconds * 1000 / _TOKEN_MS)
         request, large = stream_request(self._peer, tokens, _TOKEN_MS), self._target("tensor-1mb")
-        plan = {name: (self._target(name), connections) for name, connections in (("small", 8), ("mid", 8), ("minilm", 2))}
+        plan = {
+            name: (self._target(name), connections) for name, connections in (("small", 8), ("mid", 8), ("minilm", 2))
+        }
         lengths = {name: self._length(asked) for name, (asked, _) in plan.items()}
         running = {
             name: start_wrk(self._port, asked, connections, seconds, lengths[name], self._scratch)
@@ -206,7 +215,7 @@ class _Session:
         async def here() -> tuple[Cell, Cell]:
             return await asyncio.gather(
                 closed_and_checked(self._port, large, 1, seconds),
-                run_streams(self._port, request, 32, tokens, _STREAM_PATIENCE_S),
+                run_streams(self._port, request, 32, tokens, 10 + _PATIENCE * seconds),
             )
 
         tensors, streams = uvloop.run(here())

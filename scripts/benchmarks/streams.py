@@ -58,9 +58,7 @@ class _Stream(asyncio.Protocol):
         return [number for number, _ in found], times, self.data.count(b"data:", start)
 
 
-async def run_streams(
-    port: int, request: bytes, streams: int, tokens: int, patience_s: float
-) -> dict[str, Any]:
+async def run_streams(port: int, request: bytes, streams: int, tokens: int, patience_s: float) -> dict[str, Any]:
     """So many streams at once, each on a connection of its own, all asked for at the same moment."""
     loop = asyncio.get_running_loop()
     opened = [(await loop.create_connection(_Stream, "127.0.0.1", port))[1] for _ in range(streams)]

@@ -5,10 +5,9 @@ import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+import bentoml
 import common
 import numpy as np
-
-import bentoml
 
 BATCH = {"batchable": True, "max_batch_size": 32, "max_latency_ms": 60_000}
 
@@ -50,4 +49,4 @@ Bench = bentoml.service(type("Bench", (), members), **options)
 if __name__ == "__main__":
     command = str(Path(sys.executable).with_name("bentoml"))
     address = ["--host", "127.0.0.1", "--port", str(common.PORT)]
-    os.execv(command, [command, "serve", "bentoml_server:Bench", *address])  # noqa: S606
+    os.execv(command, [command, "serve", "bentoml_server:Bench", *address])

@@ -1,5 +1,8 @@
 """NVIDIA PyTriton: Triton's C++ front with its dynamic batcher, the model in a Python process."""
 
+import os
+import sysconfig
+
 import common
 import numpy as np
 from pytriton.decorators import batch
@@ -35,6 +38,8 @@ def stream_model(requests):
 
 
 def main() -> None:
+    # Triton's Python backend loads libpython: this interpreter's, not one of the same name that the system has.
+    os.environ["LD_LIBRARY_PATH"] = sysconfig.get_config_var("LIBDIR")
     config = TritonConfig(
         http_address="127.0.0.1",
         http_port=common.PORT,

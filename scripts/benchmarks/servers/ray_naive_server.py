@@ -55,9 +55,7 @@ class Router:
 def main() -> None:
     ray.init(address="local", include_dashboard=False, log_to_driver=False, configure_logging=False)
     serve.start(http_options=HTTPOptions(host="127.0.0.1", port=common.PORT))
-    models = {
-        name: Model.options(name=name, ray_actor_options={"num_cpus": 0.2}).bind(name) for name in common.MODELS
-    }
+    models = {name: Model.options(name=name, ray_actor_options={"num_cpus": 0.2}).bind(name) for name in common.MODELS}
     serve.run(Router.options(ray_actor_options={"num_cpus": 0.2}).bind(**models))
     stopped: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
