@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -16,7 +16,7 @@ from workflows import Resources, Tensors, TensorsResult
 from workflows.errors import BadOutput, InvalidInput, ModelNotFound, NotReady, Unsupported, WorkflowError
 from workflows.inference.graph_signature import Output, Selection
 from workflows.inference.onnx import ONNXInferenceWorkflow
-from workflows.inference.onnx_runtime import CPU, CUDA, choose_providers, fault_of
+from workflows.inference.onnx_runtime import CPU, CUDA, Optimization, choose_providers, fault_of
 from workflows.inference.onnx_values import named_arrays
 from workflows.tensors import DTYPES, Array
 from workflows.testing import check_workflow
@@ -211,11 +211,76 @@ def test_the_warm_up_decides_whether_setup_succeeds(tmp_path: Path) -> None:
         workflow.inference(Tensors(inputs={"x": x}))
 
 
+def test_unnamed_axes_get_their_warm_up_size_by_input_and_axis(tmp_path: Path) -> None:
+    graph = "g (float[?,?] x) => (float[?,3] y) <int64[2] k = {-1,3}> { y = Reshape(x,k) }"
+    with pytest.raises(WorkflowError, match=r"warm_up_sizes \(x.0, x.1\)"):
+        load(tmp_path, graph)
+    assert load(tmp_path, graph, warm_up_sizes={"x.1": 3}).limits.max_size > 1
+    with pytest.raises(InvalidInput, match=r"no free axis is called 'x.2'; there are 'x.0', 'x.1'") as caught:
+        load(tmp_path, graph, warm_up_sizes={"x.2": 3})
+    assert caught.value.param == "warm_up_sizes"
+
+
+def test_a_graph_without_inputs_can_be_asked(tmp_path: Path) -> None:
+    workflow = load(tmp_path, "g () => (float[2] y) { y = Constant<value_floats=[1.0, 2.0]>() }")
+    for outcome in workflow.inference_batch([Tensors(inputs={})] * 2):
+        assert isinstance(outcome, TensorsResult)
+        assert outcome.outputs["y"].tolist() == [1, 2]
+    with pytest.raises(InvalidInput, match="input 'x' is unknown"):
+        workflow.inference(Tensors(inputs={"x": ZEROS}))
+
+
+def test_no_outputs_at_all_are_refused_before_anything_is_loaded() -> None:
+    with pytest.raises(InvalidInput, match="at least one") as caught:
+        ONNXInferenceWorkflow("model.onnx", outputs=[])
+    assert caught.value.param == "outputs"
+
+
+def test_the_sessions_own_options_are_typed(tmp_path: Path) -> None:
+    workflow = load(
+        tmp_path,
+        TWO_BY_TWO,
+        threads=3,
+        graph_optimization="off",
+        execution="parallel",
+        inter_op_threads=2,
+        memory_pattern=False,
+        memory_arena=False,
+        session_options={"session.intra_op.allow_spinning": "0"},
+    )
+    assert workflow._session is not None
+    options = workflow._session.get_session_options()
+    assert options.graph_optimization_level == onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    assert options.execution_mode == onnxruntime.ExecutionMode.ORT_PARALLEL
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 2)
+    assert not options.enable_mem_pattern
+    assert not options.enable_cpu_mem_arena
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
+@pytest.mark.parametrize("level", get_args(Optimization))
+def test_every_level_of_optimisation_is_onnxruntimes(tmp_path: Path, level: Any) -> None:
+    session = load(tmp_path, TWO_BY_TWO, graph_optimization=level)._session
+    assert session is not None
+    name = session.get_session_options().graph_optimization_level.name
+    assert name == "ORT_" + {"off": "DISABLE_ALL"}.get(level, f"ENABLE_{level.upper()}")
+
+
+def test_a_gpu_that_this_onnxruntime_cannot_use_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    onnx.save(onnx.parser.parse_model(HEADER + TWO_BY_TWO), tmp_path / "model.onnx")
+    for providers, said in (([CPU], False), (None, CUDA not in onnxruntime.get_available_providers())):
+        workflow = ONNXInferenceWorkflow("model.onnx", root=str(tmp_path), providers=providers)
+        workflow.resources = ONE_GPU
+        workflow.setup()
+        assert ("a GPU was given" in caplog.text) == said
+
+
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [
         ({"outputs": ["nope"]}, InvalidInput, "output 'nope' is unknown"),
         ({"providers": ["NoSuchProvider"]}, InvalidInput, "has no 'NoSuchProvider'"),
+        ({"session_options": {"session.x": "y" * 9999}}, InvalidInput, "'session.x' is no session entry"),
         ({"session_options": {"session.load_model_format": "ORT"}}, WorkflowError, "not an ONNX model"),
     ],
 )

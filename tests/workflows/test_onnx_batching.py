@@ -9,15 +9,19 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.parser
+import onnxruntime
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from onnxruntime.quantization import QuantType, quantize_dynamic
 from skl2onnx import to_onnx
 from sklearn.linear_model import LogisticRegression
+from sklearn.multioutput import MultiOutputClassifier
 
-from workflows import Resources, Tensors, TensorsResult, WorkflowError
+from workflows import Resources, Tensors, TensorsResult, WorkflowError, demo
 from workflows.errors import InvalidInput
 from workflows.inference.onnx import ONNXInferenceWorkflow
+from workflows.inference.onnx_file import quantises_by_batch
 from workflows.tensors import Array
 from workflows.testing import check_workflow
 
@@ -195,6 +199,105 @@ def test_any_mix_of_row_counts_none_included(gather_rows: ONNXInferenceWorkflow,
     assert answers(gather_rows.inference_batch(requests), "y") == expected
 
 
+# ---- what joins at all -------------------------------------------------------------------------------------------------
+
+
+def save_quantised_digits(folder: Path) -> None:
+    source = Path(demo.__file__).parent / "digits.onnx"
+    quantize_dynamic(source, folder / "model.onnx", weight_type=QuantType.QInt8)
+
+
+def test_a_quantised_model_answers_the_same_next_to_a_loud_row(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_quantised_digits(tmp_path)
+    workflow = ONNXInferenceWorkflow("model.onnx", root=str(tmp_path)).setup()
+    assert "quantises with one scale for all rows" in caplog.text
+    assert workflow.limits.max_size == 1
+    digit = Tensors(inputs={"image": np.random.default_rng(0).integers(0, 17, (1, 64)).astype(np.float32)})
+    loud = Tensors(inputs={"image": np.full((1, 64), 1e4, np.float32)})
+    expected = workflow.inference(digit).outputs["logits"].tolist()
+    assert answers(workflow.inference_batch([digit, loud]), "logits")[0] == expected
+
+
+def test_the_operator_may_join_a_quantised_model(tmp_path: Path) -> None:
+    save_quantised_digits(tmp_path)
+    assert ONNXInferenceWorkflow("model.onnx", root=str(tmp_path), batch=True).setup().limits.max_size == 32
+
+
+def test_quantising_is_found_in_both_file_formats(tmp_path: Path) -> None:
+    save_quantised_digits(tmp_path)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "model.ort")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    onnxruntime.InferenceSession(tmp_path / "model.onnx", options, providers=["CPUExecutionProvider"])
+    assert quantises_by_batch(str(tmp_path / "model.onnx"))
+    assert quantises_by_batch(str(tmp_path / "model.ort"))
+    assert not quantises_by_batch(str(Path(demo.__file__).parent / "digits.onnx"))
+
+
+# One scale for the whole tensor, by hand: no operator's name tells.
+BY_HAND = """g (float[N,2] x) => (float[N,2] y) <float top = {127}> {
+    a = Abs(x)  most = ReduceMax<keepdims=0>(a)  scale = Div(most,top)
+    q = Div(x,scale)  r = Round(q)  y = Mul(r,scale) }"""
+
+
+def test_a_model_that_quantises_by_hand_is_found_by_the_probe(tmp_path: Path) -> None:
+    workflow = load(tmp_path, BY_HAND)
+    assert workflow.limits.max_size == 1
+    quiet, loud = rows(1, 1), rows(1, 1e4)
+    alone = workflow.inference(quiet).outputs["y"].tolist()
+    assert answers(workflow.inference_batch([quiet, loud]), "y")[0] == alone
+
+
+def test_outputs_outside_the_default_are_probed_too(tmp_path: Path) -> None:
+    graph = "g (float[N,2] x) => (float[N,2] y, float[N,2] z) { y = Neg(x) z = Softmax<axis=0>(x) }"
+    workflow = load(tmp_path, graph, outputs=["y"])
+    assert workflow.limits.max_size == 32
+    for wanted in (["z"], ["z", "y"]):
+        asked = [Tensors(inputs=rows(1, start).inputs, outputs=wanted) for start in (0, 5)]
+        assert answers(workflow.inference_batch(asked), "z") == [[[1, 1]]] * 2
+
+
+PLAIN = "g (float[N,2] x) => (float[N,2] y) { y = Neg(x) }"
+
+
+@pytest.mark.parametrize(
+    ("options", "most"),
+    [
+        ({}, 32),
+        ({"batch": True}, 32),
+        ({"batch": False}, 1),
+        ({"warm_up": False}, 1),
+        ({"warm_up": False, "batch": True}, 32),
+    ],
+)
+def test_without_proof_only_the_operator_joins(tmp_path: Path, options: dict[str, Any], most: int) -> None:
+    assert load(tmp_path, PLAIN, **options).limits.max_size == most
+
+
+def test_a_model_that_refuses_made_up_rows_runs_one_by_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # A row of ones is out of range; the zeros of the warm-up are not.
+    graph = "g (int64[N] x) => (float[N] y) <float[1] k = {7}> { y = Gather(k,x) }"
+    workflow = load(tmp_path, graph)
+    assert workflow.limits.max_size == 1
+    assert "refuses rows that are made up; see the option batch" in caplog.text
+    assert load(tmp_path, graph, batch=True).limits.max_size == 32
+
+
+def test_what_was_found_out_while_running_is_never_forgotten(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    graph = """g (float[?] x) => (float[?] y, float[?] z) <float zero = {0}> {
+        k = Greater(x,zero)  y = Compress(x,k)  z = Neg(x) }"""
+    workflow = load(tmp_path, graph, batch=True, outputs=["z"])
+    request = [Tensors(inputs={"x": np.array([1, -1], np.float32)}, outputs=["y"])] * 2
+    assert answers(workflow.inference_batch(request), "y") == [[1]] * 2
+    workflow._selections.clear()  # what too many selections do
+    assert answers(workflow.inference_batch(request), "y") == [[1]] * 2
+    assert caplog.text.count("does not follow the rows") == 1
+    assert workflow.limits.max_size == 32  # z still joins
+
+
 # ---- scikit-learn's exports ------------------------------------------------------------------------------------------
 
 
@@ -240,6 +343,22 @@ def test_probabilities_and_their_labels_can_be_asked_for_separately(tmp_path: Pa
         ("output_probability", "float32", [-1, -1]),
         ("output_probability.labels", "string", [-1]),
     ]
+
+
+def test_one_target_of_several_can_be_asked_for(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    points = random.normal(size=(60, 3)).astype(np.float32)
+    targets = (points[:, :2] > 0).astype(int)
+    model = MultiOutputClassifier(LogisticRegression()).fit(points, targets)
+    (tmp_path / "model.onnx").write_bytes(to_onnx(model, points[:1], options={"zipmap": False}).SerializeToString())
+    workflow = ONNXInferenceWorkflow("model.onnx", root=str(tmp_path)).setup()
+    answer = workflow.inference(Tensors(inputs={"X": points}, outputs=["probabilities.1"])).outputs
+    assert list(answer) == ["probabilities.1"]
+    np.testing.assert_allclose(answer["probabilities.1"], model.predict_proba(points)[1], atol=1e-5)
+    for wanted in (["probabilities.2"], ["probabilities.01"], ["label.0"], ["probabilities.1", "probabilities"]):
+        with pytest.raises(InvalidInput) as caught:
+            workflow.inference(Tensors(inputs={"X": points}, outputs=wanted))
+        assert caught.value.param == "outputs"
 
 
 def test_a_classifier_without_rows_answers_without_rows(tmp_path: Path) -> None:

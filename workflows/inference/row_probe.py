@@ -1,8 +1,9 @@
 """Whether a model treats rows independently, found out by running it. Knows arrays and a function, no model.
 
 Shapes cannot tell: a model that normalises over the batch, or that quantises its activations with one scale for all rows,
-has the same shapes as any other. So ordinary rows are run alone and in company, and compared each by its own magnitude:
-what a neighbour does to a row of ones disappears beside the numbers of a row of ten thousands.
+has the same shapes as any other. So ordinary rows are run in three kinds of company: copies of themselves, which can change
+nothing but the kernels; other ordinary rows; and rows of very large numbers. Each is compared by its own magnitude: what a
+neighbour does to a row of ones disappears beside the numbers of a row of ten thousands.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ Draw = Callable[[Fill, int], Mapping[str, Array]]
 
 _SEEDS: Final[dict[Fill, int]] = {"ordinary": 0, "other": 1, "third": 2, "hostile": 3}
 _LOUD: Final = 1e4
-# Generous: half precision and other kernels for other sizes differ; a mixed-up row differs more.
-_TOLERANCE: Final = 1e-2
+# How far a row may be from itself, in parts of its largest number. Among copies, where only kernels differ: generous, what
+# counts the rows is further off. In other company of the same number: next to nothing, or as much as kernels explain.
+_AMONG_COPIES: Final = 0.1
+_LEAST: Final = 1e-4
+_NOISES: Final = 3
 
 
 def sample(
@@ -35,9 +39,8 @@ def sample(
     """Inputs that fit, the same every time.
 
     Args:
-        fill: `zeros`; `ordinary`, `other` and `third` are fractions in float tensors and 0 and 1 in those of integers,
-            different in every row; `hostile` has rows of very large and very small numbers in turn, where a number cannot
-            be mistaken for an index.
+        fill: `zeros`; `ordinary`, `other` and `third` are different fractions in float tensors, and 1, both and 0 in those of
+            integers; `hostile` is very large where a number cannot be mistaken for an index.
         rows: Of free leading axes, see `Input.sample_shape`; as well `sizes` and `size`.
     """
     return {spec.name: _filled(spec, fill, spec.sample_shape(sizes, size, rows)) for spec in inputs}
@@ -64,46 +67,62 @@ def mixed_outputs(run: Run, draw: Draw) -> set[str]:
 def _compared(run: Run, draw: Draw, size: int) -> set[str]:
     first, last = draw("ordinary", size), draw("other", size)
     alone = [run(first), run(last)]
-    mixed = _changed(run, alone, [first, draw("third", size), last])
-    hostile = draw("hostile", 2 * size)
-    try:
-        return mixed | _changed(run, alone, [first, hostile, last])
-    except WorkflowError:
-        pass
-    try:
-        run(hostile)
-    except WorkflowError:
-        return mixed  # not for the company's sake: the model refuses such rows by themselves
-    return {name for answer in alone for name in answer}
+    copies = [_joined(run, [first] * 3)[0], _joined(run, [last] * 3)[-1]]
+    allowed: dict[str, float] = {}
+    for name in alone[0]:
+        noise = max(_distance(part.get(name), answer.get(name)) for part, answer in zip(copies, alone, strict=True))
+        if noise <= _AMONG_COPIES:
+            allowed[name] = min(max(_NOISES * noise, _LEAST), _AMONG_COPIES)
+    mixed = set(alone[0]) - allowed.keys()
+    for fill in ("third", "hostile"):
+        company = draw(fill, size)
+        try:
+            parts = _joined(run, [first, company, last])
+        except WorkflowError:
+            if fill == "third" or not _refused(run, company):
+                return set(alone[0])
+            continue  # not for the company's sake: the model refuses such rows by themselves
+        for part, copy in zip((parts[0], parts[-1]), copies, strict=True):
+            mixed.update(name for name, most in allowed.items() if _distance(part.get(name), copy[name]) > most)
+    return mixed
 
 
-def _changed(run: Run, alone: Sequence[Mapping[str, Array]], requests: Sequence[Mapping[str, Array]]) -> set[str]:
-    """The outputs that differ for the first and the last of the requests when all run together."""
+def _joined(run: Run, requests: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
+    """The answers to requests that run together, without the outputs that cannot be cut apart."""
     merged = merge(requests)
     if merged is None:
         raise ValueError("rows that cannot be joined cannot be probed")
     together = run(merged.inputs)
-    mixed = merged.unfit(together)
-    mixed.update(name for answer in alone for name in answer if name not in together)
-    parts = merged.split({name: array for name, array in together.items() if name not in mixed})
+    unfit = merged.unfit(together)
+    parts = merged.split({name: array for name, array in together.items() if name not in unfit})
     assert parts is not None
-    for answer, part in zip(alone, (parts[0], parts[-1]), strict=True):
-        mixed.update(name for name, array in part.items() if name not in answer or not _same(array, answer[name]))
-    return mixed
+    return parts
 
 
-def _same(part: Array, alone: Array) -> bool:
-    if part.shape != alone.shape or part.dtype != alone.dtype:
-        return False
-    if part.dtype.kind != "f":
-        return bool((part == alone).all())
-    return all(_close(*rows) for rows in zip(part, alone, strict=True))
+def _refused(run: Run, inputs: Mapping[str, Array]) -> bool:
+    try:
+        run(inputs)
+    except WorkflowError:
+        return True
+    return False
 
 
-def _close(row: Array, expected: Array) -> bool:
-    finite = np.abs(expected[np.isfinite(expected)], dtype=np.float64)
-    slack = _TOLERANCE * float(finite.max(initial=0.0))
-    return bool(np.allclose(row, expected, rtol=_TOLERANCE, atol=slack, equal_nan=True))
+def _distance(array: Array | None, expected: Array | None) -> float:
+    """How far the furthest row is from the expected one, in parts of that row's own largest number."""
+    if array is None or expected is None or array.shape != expected.shape or array.dtype != expected.dtype:
+        return np.inf
+    if array.dtype.kind != "f":
+        return 0.0 if (array == expected).all() else np.inf
+    return max((_row_distance(*rows) for rows in zip(array, expected, strict=True)), default=0.0)
+
+
+def _row_distance(row: Array, expected: Array) -> float:
+    finite = np.isfinite(expected)
+    if not np.array_equal(row[~finite], expected[~finite], equal_nan=True):
+        return np.inf
+    numbers = expected[finite].astype(np.float64)
+    furthest = float(np.abs(row[finite].astype(np.float64) - numbers).max(initial=0.0))
+    return furthest / float(np.abs(numbers).max()) if furthest and numbers.any() else furthest and np.inf
 
 
 def _filled(spec: Input, fill: Fill, shape: tuple[int, ...]) -> Array:
@@ -111,15 +130,14 @@ def _filled(spec: Input, fill: Fill, shape: tuple[int, ...]) -> Array:
     if fill == "zeros":
         return np.full(shape, "", dtype=object) if spec.dtype == "string" else np.zeros(shape, dtype)
     values = np.random.default_rng(_SEEDS[fill]).random(shape)
+    # As much apart as two numbers can be that every table of words has, and that are good for a mask.
+    ones = {"ordinary": values >= 0, "third": values < 0}.get(fill, values > 0.5)
     if spec.dtype == "string":
-        text: Array = np.where(values > 0.5, "1", "0").astype(object)
+        text: Array = np.where(ones, "1", "0").astype(object)
         return text
-    if fill == "hostile" and values.ndim:
+    if fill == "hostile":
         if dtype.kind == "f":
-            values = 2 * values - 1
-            values[::2] *= _LOUD
-            values[1::2] /= _LOUD
-            return values.astype(dtype)
+            return ((2 * values - 1) * _LOUD).astype(dtype)
         if dtype.kind in "iu" and dtype.itemsize == 1:  # brightness, most of the time
             return (values * np.iinfo(dtype).max).astype(dtype)
-    return values.astype(dtype) if dtype.kind == "f" else (values > 0.5).astype(dtype)
+    return values.astype(dtype) if dtype.kind == "f" else ones.astype(dtype)
