@@ -283,7 +283,7 @@ ECHO = b"POST /v1/workflows/echo/inference HTTP/1.1\r\nhost: localhost\r\nconten
 async def test_what_is_no_request_has_an_id_a_line_and_a_count(
     listen: Listen, house: Front, said: bytes, status: int, code: str
 ) -> None:
-    caller = await Caller.of(await listen(head_s=0.2), said)
+    caller = await Caller.of(await listen(head_s=0.5), said)
     error = json.loads(await caller.answer(status))["error"]
     head = caller.head.decode()
     assert "\r\nconnection: close\r\n" in head
