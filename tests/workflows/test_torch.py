@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import torch
 from tests.workflows.torch_models import (
     Affine,
     Mean,
+    Named,
     Odd,
+    Quantised,
     Total,
     TwoInputs,
     Watched,
@@ -149,6 +152,49 @@ def test_rows_that_depend_on_each_other_are_not_joined(tmp_path: Path) -> None:
         np.testing.assert_allclose(result(outcome), x - x.mean(0), rtol=1e-5, atol=1e-6)
 
 
+def test_a_quantised_model_answers_the_same_next_to_a_loud_row(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    workflow = of_class(tmp_path, Quantised, inputs=X).setup()
+    assert "output_0 depend on the whole batch" in caplog.text
+    assert workflow.limits.max_size == 1
+    quiet, loud = Tensors(inputs={"x": rows(1)}), Tensors(inputs={"x": rows(1) * np.float32(1e4)})
+    alone = result(workflow.inference(quiet))
+    np.testing.assert_array_equal(result(workflow.inference_batch([quiet, loud])[0]), alone)
+
+
+def test_torchs_own_dynamic_quantisation_is_found(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # old, and still what people have
+        layers = torch.nn.Sequential(torch.nn.Tanh(), torch.nn.Linear(4, 3))
+        path = scripted(torch.ao.quantization.quantize_dynamic(layers, {torch.nn.Linear}), tmp_path / "x.pt")
+        inputs = [TensorSpec(name="input", dtype="float32", shape=[-1, 4])]
+        workflow = of_file(path, sha256=pin(path), inputs=inputs).setup()
+    assert workflow.limits.max_size == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "most"),
+    [({}, 32), ({"warm_up": False}, 1), ({"warm_up": False, "batch": True}, 32), ({"batch": False}, 1)],
+)
+def test_without_proof_only_the_operator_joins(tmp_path: Path, options: dict[str, Any], most: int) -> None:
+    assert of_class(tmp_path, Affine, inputs=X, **options).setup().limits.max_size == most
+
+
+def test_a_model_that_refuses_made_up_rows_runs_one_by_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # The two rows of zeros fit, and no more.
+    workflow = of_class(tmp_path, Watched, {"room": 2}, inputs=X).setup()
+    assert workflow.limits.max_size == 1
+    assert "refuses rows that are made up; see the option batch" in caplog.text
+
+
+def test_a_program_without_room_for_one_row_is_probed_with_two(tmp_path: Path) -> None:
+    dims = ({0: torch.export.Dim("batch", min=2, max=64)},)
+    path = exported(Affine(), tmp_path / "x.pt2", torch.zeros(3, 4), dims=dims)
+    assert of_file(path, sha256=pin(path)).setup().limits.max_size == 32
+
+
 def test_an_answer_for_all_rows_together_is_not_cut(tmp_path: Path) -> None:
     workflow = of_class(tmp_path, Total, batch=True).setup()
     requests = [Tensors(inputs={"x": rows(2, seed=seed)}) for seed in range(3)]
@@ -252,6 +298,56 @@ def test_inputs_by_position_and_names_for_a_tuple(tmp_path: Path) -> None:
     ).setup()
     answer = workflow.inference(Tensors(inputs={"anything": rows(3)}, outputs=["best"]))
     np.testing.assert_array_equal(answer.outputs["best"], rows(3).argmax(-1))
+
+
+@pytest.mark.parametrize("names", [None, ["b"], ["b", "a"]])
+@pytest.mark.parametrize("kind", ["dict", "ordered"])
+@pytest.mark.parametrize("source", ["class", "exported"])
+def test_the_card_and_the_answers_name_the_same_members_of_a_mapping(
+    tmp_path: Path, source: str, kind: str, names: list[str] | None
+) -> None:
+    if source == "class":
+        workflow = of_class(tmp_path, Named, {"kind": kind}, inputs=X, output_names=names)
+    else:
+        dims = ({0: torch.export.Dim("batch")},)
+        path = exported(Named(kind), tmp_path / "x.pt2", torch.zeros(2, 4), dims=dims)
+        workflow = of_file(path, sha256=pin(path), output_names=names)
+    workflow.setup()
+    signature = workflow.card("named").signature
+    assert signature is not None
+    expected = names or ["a", "b"]
+    assert signature.outputs == [TensorSpec(name=name, dtype="float32", shape=[-1, 4]) for name in expected]
+    whole = workflow.inference(Tensors(inputs={"x": rows(3)})).outputs
+    assert list(whole) == expected
+    np.testing.assert_array_equal(whole["b"], -rows(3))
+    for name in expected:
+        assert list(workflow.inference(Tensors(inputs={"x": rows(3)}, outputs=[name])).outputs) == [name]
+    if names == ["b"]:
+        with pytest.raises(InvalidInput, match="output 'a' is unknown"):
+            workflow.inference(Tensors(inputs={"x": rows(3)}, outputs=["a"]))
+
+
+@pytest.mark.parametrize("source", ["class", "exported"])
+def test_members_that_are_no_tensors_can_be_left_out(tmp_path: Path, source: str) -> None:
+    def made(**more: Any) -> TorchInferenceWorkflow:
+        if source == "class":
+            return of_class(tmp_path, Named, {"extra": True}, inputs=X, **more)
+        path = exported(Named(extra=True), tmp_path / "x.pt2", torch.zeros(2, 4))
+        return of_file(path, sha256=pin(path), **more)
+
+    answer = made(output_names=["a", "b"]).setup().inference(Tensors(inputs={"x": rows(2)}))
+    assert list(answer.outputs) == ["a", "b"]
+    with pytest.raises(WorkflowError):
+        made().setup()
+    with pytest.raises(WorkflowError):
+        made(output_names=["absent"]).setup()
+
+
+def test_only_the_outputs_asked_for_need_be_tensors(tmp_path: Path) -> None:
+    workflow = of_class(tmp_path, Named, {"extra": True}).setup()
+    assert list(workflow.inference(Tensors(inputs={"x": rows(2)}, outputs=["b"])).outputs) == ["b"]
+    with pytest.raises(BadOutput):
+        workflow.inference(Tensors(inputs={"x": rows(2)}))
 
 
 def test_outputs_become_what_numpy_has(tmp_path: Path) -> None:

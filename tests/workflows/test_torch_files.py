@@ -49,11 +49,15 @@ def plain_pickle(payload: object, path: Path) -> None:
     path.write_bytes(pickle.dumps(payload))
 
 
+def text_pickle(payload: object, path: Path) -> None:
+    path.write_bytes(pickle.dumps(payload, protocol=0))
+
+
 def old_pickle(payload: object, path: Path) -> None:
     torch.save(payload, path, _use_new_zipfile_serialization=False)
 
 
-@pytest.mark.parametrize("write", [zip_pickle, plain_pickle, old_pickle])
+@pytest.mark.parametrize("write", [zip_pickle, plain_pickle, text_pickle, old_pickle])
 @pytest.mark.parametrize("option", ["model", "weights"])
 def test_pickles_are_refused_and_never_opened(
     tmp_path: Path, write: Callable[[object, Path], None], option: str
@@ -65,7 +69,7 @@ def test_pickles_are_refused_and_never_opened(
     if option == "weights":
         options["module"] = "tests.workflows.torch_models:Affine"
     workflow = TorchInferenceWorkflow(**options)
-    with pytest.raises(InvalidInput, match=r"is a pickle.*save_file") as caught:
+    with pytest.raises(InvalidInput, match=r"is a pickle.*never loaded here.*save_file") as caught:
         workflow.setup()
     assert caught.value.param == option
     assert str(tmp_path) not in caught.value.message
@@ -104,6 +108,7 @@ def test_pinned_weights_are_compared_too(tmp_path: Path) -> None:
         ({"model": "x", "module": "a:B", "weights": "y"}, "either"),
         ({"module": "a:B"}, "either"),
         ({"model": "x", "sha256": "abc"}, "64 hex digits"),
+        ({"model": "x", "output_names": []}, "at least one output"),
     ],
 )
 def test_options_that_contradict_each_other(options: dict[str, Any], message: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,34 @@ class Mean(nn.Module):
 class Total(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.sum(0)
+
+
+class Quantised(nn.Module):
+    """8 bits with one scale for the whole batch, as torch's dynamic quantisation does it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scale = x.abs().max() / 127
+        result: torch.Tensor = self.layer((x / scale).round() * scale)
+        return result
+
+
+class Named(nn.Module):
+    """A mapping of two outputs; `extra` adds one that is no tensor."""
+
+    def __init__(self, kind: str = "dict", extra: bool = False) -> None:
+        super().__init__()
+        self.kind = kind
+        self.extra = extra
+
+    def forward(self, x: torch.Tensor) -> Any:
+        parts: dict[str, Any] = {"a": x * 2, "b": -x}
+        if self.extra:
+            parts["past"] = (x, x)
+        return OrderedDict(parts) if self.kind == "ordered" else parts
 
 
 class Odd(nn.Module):
