@@ -1,0 +1,1 @@
+"""The parts of the conformance kit; `workflows.testing` puts them together."""
