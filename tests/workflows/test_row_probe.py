@@ -60,6 +60,14 @@ def the_loudest_only(x: Array) -> Array:
     return linear(x / max(1.0, float(np.abs(x).max()) / 100))
 
 
+def spoilt_by_the_loud(x: Array) -> Array:
+    return linear(x) * np.float32(np.nan if np.abs(x).max() > 10 else 1)
+
+
+def healed_by_the_loud(x: Array) -> Array:
+    return linear(x) * np.float32(1 if np.abs(x).max() > 10 else np.inf)
+
+
 def all_rows_against_all(x: Array) -> Array:
     table: Array = x @ x.T
     return table
@@ -78,6 +86,8 @@ def short(x: Array) -> Array:
         counting,
         running_total,
         the_loudest_only,
+        spoilt_by_the_loud,
+        healed_by_the_loud,
         all_rows_against_all,
         short,
     ],
@@ -104,6 +114,11 @@ def best(x: Array) -> Array:
     return place
 
 
+def not_a_number(x: Array) -> Array:
+    spoilt: Array = np.where(x > 0.5, np.float32(np.nan), linear(x)[:, :1])
+    return spoilt
+
+
 def nothing(x: Array) -> Array:
     return np.zeros_like(x)
 
@@ -112,7 +127,7 @@ def labels(x: Array) -> Array:
     return np.where(x[:, :1] > 0.5, "yes", "no").astype(object)
 
 
-@pytest.mark.parametrize("model", [linear, half_precision, overflowing, best, nothing, labels])
+@pytest.mark.parametrize("model", [linear, half_precision, overflowing, best, not_a_number, nothing, labels])
 def test_rows_that_stand_alone_are_seen_to(model: Model) -> None:
     assert probe(model) == set()
 

@@ -12,6 +12,7 @@ import torch
 
 from tests.workflows.torch_models import (
     Affine,
+    Fragile,
     Mean,
     Named,
     Odd,
@@ -187,6 +188,14 @@ def test_a_model_that_refuses_made_up_rows_runs_one_by_one(tmp_path: Path, caplo
     workflow = of_class(tmp_path, Watched, {"room": 2}, inputs=X).setup()
     assert workflow.limits.max_size == 1
     assert "refuses rows that are made up; see the option batch" in caplog.text
+
+
+def test_a_device_that_fails_in_the_probe_fails_setup(tmp_path: Path) -> None:
+    workflow = of_class(tmp_path, Fragile, inputs=X)
+    with pytest.raises(WorkflowError, match="option batch spares them"):
+        workflow.setup()
+    assert not workflow.is_setup
+    assert of_class(tmp_path, Fragile, inputs=X, batch=True).setup().limits.max_size == 32
 
 
 def test_a_program_without_room_for_one_row_is_probed_with_two(tmp_path: Path) -> None:

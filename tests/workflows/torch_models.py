@@ -104,6 +104,15 @@ class Named(nn.Module):
         return OrderedDict(parts) if self.kind == "ordered" else parts
 
 
+class Fragile(nn.Module):
+    """Takes its numbers for indices, which on a GPU no large one survives."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.abs().max() > 100:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        return x
+
+
 class Odd(nn.Module):
     """Outputs of all kinds, chosen by name."""
 

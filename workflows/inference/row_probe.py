@@ -118,11 +118,12 @@ def _distance(array: Array | None, expected: Array | None) -> float:
 
 def _row_distance(row: Array, expected: Array) -> float:
     finite = np.isfinite(expected)
-    if not np.array_equal(row[~finite], expected[~finite], equal_nan=True):
+    if not np.array_equal(np.where(finite, 0, expected), np.where(np.isfinite(row), 0, row), equal_nan=True):
         return np.inf
     numbers = expected[finite].astype(np.float64)
     furthest = float(np.abs(row[finite].astype(np.float64) - numbers).max(initial=0.0))
-    return furthest / float(np.abs(numbers).max()) if furthest and numbers.any() else furthest and np.inf
+    largest = float(np.abs(numbers).max(initial=0.0))
+    return furthest and (furthest / largest if largest else np.inf)
 
 
 def _filled(spec: Input, fill: Fill, shape: tuple[int, ...]) -> Array:
