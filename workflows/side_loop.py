@@ -29,10 +29,10 @@ class SideLoop:
         # Nothing is handed to a loop that is about to end: nobody would ever run it. Reentrant, because the garbage
         # collector may close a stream within any line of this.
         self._lock = threading.RLock()
-        running = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._live(running)), name="side-loop", daemon=True)
+        self._end = asyncio.Event()
+        self._loop = asyncio.new_event_loop()  # here, so that who makes this hears of it where none can be had
+        self._thread = threading.Thread(target=self._run, name="side-loop", daemon=True)
         self._thread.start()
-        running.wait()
 
     @property
     def closed(self) -> bool:
@@ -92,8 +92,6 @@ class SideLoop:
         task.add_done_callback(done)
         return task
 
-    async def _live(self, running: threading.Event) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._end = asyncio.Event()
-        running.set()
-        await self._end.wait()
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._end.wait())
