@@ -18,7 +18,8 @@ _SEED: Final = 7
 _DIGITS: Final = 4
 _TOLERANCE: Final = 2e-3  # of the largest number: what another order of additions and text may change
 _SLACK: Final = 9  # characters by which one number's text may differ between two correct answers
-_CALL: Final = b"POST %b HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+_CALL: Final = b"POST %b HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: %b\r\nContent-Length: %d\r\n%b\r\n"
+_JSON: Final = b"application/json"
 # Each is one token of the model's vocabulary.
 _WORDS: Final = [
     "the",
@@ -40,8 +41,16 @@ _WORDS: Final = [
 
 @dataclass(frozen=True)
 class Payload:
+    """A body and what the model says to it. `head`: bytes of JSON before a binary tensor; 0 where all is JSON."""
+
     body: bytes
     expected: Floats
+    head: int = 0
+
+    def request(self, path: str) -> bytes:
+        kind = b"application/octet-stream" if self.head else _JSON
+        more = b"Inference-Header-Content-Length: %d\r\n" % self.head if self.head else b""
+        return _CALL % (path.encode(), kind, len(self.body), more) + self.body
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ class Target:
 
     def requests(self) -> list[bytes]:
         """Whole HTTP requests."""
-        return [_CALL % (self.path.encode(), len(sent.body)) + sent.body for sent in self.payloads]
+        return [payload.request(self.path) for payload in self.payloads]
 
     def is_right(self, number: int, status: int, body: bytes) -> bool:
         """Whether this is the answer to payload `number`."""
@@ -84,6 +93,7 @@ class _Kind:
     model: str
     rows: int
     variants: int
+    binary: bool = False
 
 
 _TENSORS: Final = {
@@ -92,6 +102,9 @@ _TENSORS: Final = {
     "mid-32": _Kind("mid", 32, 16),
     "tensor-1mb": _Kind("rowmean", 256, 4),
     "tensor-10mb": _Kind("rowmean", 2560, 2),
+    "binary-1mb": _Kind("rowmean", 256, 4, binary=True),
+    "binary-10mb": _Kind("rowmean", 2560, 2, binary=True),
+    "mid-32-binary": _Kind("mid", 32, 16, binary=True),
 }
 TARGETS: Final = [*_TENSORS, "minilm"]
 _cache: dict[tuple[str, str], list[Payload]] = {}
@@ -123,7 +136,7 @@ def stream_request(peer: Peer, tokens: int, delay_ms: float) -> bytes:
         wanted = {"name": "wanted", "shape": [1, 2], "datatype": "FP32", "data": [tokens, delay_ms]}
         body = orjson.dumps({"inputs": [wanted]})
     path = paths.get("ours" if peer.is_ours else peer.environment, "/stream")
-    return _CALL % (path.encode(), len(body)) + body
+    return _CALL % (path.encode(), _JSON, len(body), b"") + body
 
 
 def _read_v2(answer: Any) -> list[float]:
@@ -142,9 +155,15 @@ def _tensor_payloads(name: str, truth: Truth) -> list[Payload]:
     made = []
     for _ in range(kind.variants):
         exact = np.round(random.normal(0, 1, shape), _DIGITS)
-        tensor = {"name": "x", "shape": shape, "datatype": "FP32", "data": exact.reshape(-1).tolist()}
         x = exact.astype(np.float32)
-        made.append(Payload(orjson.dumps({"inputs": [tensor]}), truth.run(kind.model, x)))
+        tensor: dict[str, Any] = {"name": "x", "shape": shape, "datatype": "FP32"}
+        if kind.binary:
+            tensor["parameters"] = {"binary_data_size": x.nbytes}
+            head = orjson.dumps({"inputs": [tensor]})
+            made.append(Payload(head + x.tobytes(), truth.run(kind.model, x), len(head)))
+        else:
+            tensor["data"] = exact.reshape(-1).tolist()
+            made.append(Payload(orjson.dumps({"inputs": [tensor]}), truth.run(kind.model, x)))
     return made
 
 

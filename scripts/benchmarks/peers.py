@@ -27,6 +27,7 @@ class Peer:
         script: In `servers/`; empty for ours.
         style: How texts and streams are asked for and answered; tensors are the same for all.
         variables: Environment variables of the server.
+        binary: Whether it takes the Open Inference Protocol's binary tensors.
         start_s: How long it may take until it answers.
     """
 
@@ -38,6 +39,7 @@ class Peer:
     style: Style = "plain"
     variables: Mapping[str, str] = field(default_factory=dict)
     start_s: float = 60.0
+    binary: bool = False
 
     @property
     def is_ours(self) -> bool:
@@ -55,7 +57,7 @@ PEERS: Final[dict[str, Peer]] = {
     for peer in (
         Peer("fastapi", "FastAPI, pydantic, uvicorn: the baseline", "web", _WEB, "fastapi_server.py"),
         Peer("fastapi-w2", "FastAPI, two workers", "web", _WEB, "fastapi_server.py", variables={"BENCH_WORKERS": "2"}),
-        Peer("starlette", "bare Starlette and orjson", "web", _WEB, "starlette_server.py"),
+        Peer("starlette", "bare Starlette and orjson", "web", _WEB, "starlette_server.py", binary=True),
         Peer(
             "pytriton",
             "NVIDIA PyTriton",
@@ -64,6 +66,7 @@ PEERS: Final[dict[str, Peer]] = {
             "pytriton_server.py",
             "v2",
             start_s=90.0,
+            binary=True,
         ),
         Peer("litserve", "LitServe, batching", "litserve", ("litserve", *_RUNTIME), "litserve_server.py"),
         Peer(

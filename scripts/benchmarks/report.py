@@ -19,9 +19,12 @@ _TITLES: Final = {
     "small": "small: 4-16-3 network, one row, JSON",
     "mid": "mid: 784-1024-1024-10 network, one row, JSON",
     "mid-32": "mid: the same network, 32 rows, JSON",
+    "mid-32-binary": "mid: the same rows as a binary tensor, ratio to JSON",
     "minilm": "minilm: embeddings of texts of 8 to 256 tokens",
 }
 _TENSORS: Final = ("tensor-1mb c=1", "tensor-1mb c=4", "tensor-10mb c=1", "tensor-10mb c=4")
+# Where a peer has them; the ratio is to the baseline's JSON.
+_BINARY: Final = ("binary-1mb c=1", "binary-1mb c=4", "binary-10mb c=1", "binary-10mb c=4")
 _STREAMS: Final = {
     "flat": "2,000 tokens flat out, one connection",
     "paced 32": "32 streams, 5 ms a token",
@@ -100,7 +103,7 @@ def _closed(summary: Summary, peer: str, cell: str) -> str:
         return "-"
     p50, p99 = summary.median(peer, cell, "p50_ms"), summary.median(peer, cell, "p99_ms")
     text = f"**{_number(ratio)}** ({_number(rate, 0)}; {_number(p50)}/{_number(p99, 1)})"
-    errors = summary.total(peer, cell, "errors")
+    errors = summary.total(peer, cell, "errors") + summary.total(peer, cell, "wrong")
     return f"{text}, {errors} of {summary.total(peer, cell, 'requests')} wrong" if errors else text
 
 
@@ -124,6 +127,8 @@ def _open(summary: Summary, name: str, order: list[str]) -> list[str]:
 
 def _checked(summary: Summary, name: str, order: list[str]) -> list[str]:
     cell = f"{name} checked c=32"
+    if cell not in summary.cells:
+        return []
     rows = [f"{_title(peer)} {summary.total(peer, cell, 'checked')}" for peer in order]
     wrong = [f"{_title(peer)} {count}" for peer in order if (count := summary.total(peer, cell, "wrong"))]
     verdict = f"Wrong: {', '.join(wrong)}." if wrong else "None was wrong."
@@ -131,7 +136,8 @@ def _checked(summary: Summary, name: str, order: list[str]) -> list[str]:
 
 
 def _resources(summary: Summary) -> list[str]:
-    first = next((cell for cell in summary.cells if cell.endswith(" c=32")), "")
+    loads = [cell for cell in summary.cells if cell.endswith((" c=32", "tensor-1mb c=4"))]
+    first = loads[0] if loads else ""
     last = [cell for cell in summary.cells if " c=" in cell and "checked" not in cell and "-32" not in cell]
     rows = [
         [
@@ -145,7 +151,7 @@ def _resources(summary: Summary) -> list[str]:
         ]
         for peer in summary.by_ratio("idle", "start_s", least_first=True)
     ]
-    header = ["peer", "first answer, s", "processes", "PSS MB", "after load", "idle cores", "CPU s/1000 at c=32"]
+    header = ["peer", "first answer, s", "processes", "PSS MB", "after load", "idle cores", f"CPU s/1000, {first}"]
     return ["Start and resources, all processes of the server.", "", *_table(header, rows)]
 
 
@@ -153,22 +159,22 @@ def _resources(summary: Summary) -> list[str]:
 
 
 def _tensors(summary: Summary) -> list[str]:
-    lines = [
-        "### tensors: 1 MB and 10 MB of float32, JSON",
-        "",
-        f"Median ms, ratio to {BASELINE} (ms; requests/s).",
-        "",
-    ]
-    rows = []
-    for peer in summary.by_ratio(_TENSORS[0], "p50_ms", least_first=True):
-        row = [_title(peer)]
-        for cell in _TENSORS:
-            ratio, ms = summary.ratio(peer, cell, "p50_ms"), summary.median(peer, cell, "p50_ms")
-            text = f"**{_number(ratio)}** ({_number(ms, 1)}; {_number(summary.median(peer, cell, 'rate'), 1)})"
-            wrong = summary.total(peer, cell, "wrong")
-            row.append("-" if ms is None else f"{text}, {wrong} wrong" if wrong else text)
-        rows.append(row)
-    return lines + _table(["peer", *_TENSORS], rows)
+    lines = ["### tensors: 1 MB and 10 MB of float32", ""]
+    for cells in (_TENSORS, _BINARY):
+        lines += [f"{cells[0].split('-')[0]}: median ms, ratio to {BASELINE}'s JSON (ms; requests/s).", ""]
+        order = summary.by_ratio(cells[0], "p50_ms", least_first=True)
+        rows = [[_title(peer), *(_large(summary, peer, cell) for cell in cells)] for peer in order]
+        lines += _table(["peer", *cells], rows)
+    return lines + _resources(summary)
+
+
+def _large(summary: Summary, peer: str, cell: str) -> str:
+    ratio, ms = summary.ratio(peer, cell, "p50_ms"), summary.median(peer, cell, "p50_ms")
+    if ms is None:
+        return "-"
+    text = f"**{_number(ratio)}** ({_number(ms, 1)}; {_number(summary.median(peer, cell, 'rate'), 1)})"
+    wrong = summary.total(peer, cell, "wrong")
+    return f"{text}, {wrong} wrong" if wrong else text
 
 
 def _streams(summary: Summary) -> list[str]:

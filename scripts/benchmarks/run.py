@@ -8,9 +8,11 @@ import os
 import platform
 import random
 import shlex
+import signal
 import sys
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final
 
 from scripts.benchmarks.closed_loop import have_wrk
@@ -102,7 +104,12 @@ def _measure(options: argparse.Namespace, results: dict[str, Any], path: Path) -
                 path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
+def _leave(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)  # on the way out every server is ended
+
+
 def main(arguments: list[str]) -> int:
+    signal.signal(signal.SIGTERM, _leave)
     options = _options(arguments)
     path = _QUICK_RESULTS / "results.json" if options.quick else _RESULTS
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,10 +54,17 @@ def run_session(peer: Peer, workload: str, truth: Truth, seconds: float) -> Cell
     """All cells by name, or why there are none."""
     try:
         python = python_of(peer, with_text=workload in {"minilm", "mixed"})
-        with serving(peer, python, list(WORKLOADS[workload]), workload) as server:
-            return {"cells": _Session(server, workload, truth, seconds).run()}
-    except (NotServing, Uninstallable) as error:
+    except Uninstallable as error:
         return {"error": str(error), "cells": {}}
+    with serving(peer, python, list(WORKLOADS[workload]), workload) as server:
+        session = _Session(server, workload, truth, seconds)
+        try:
+            session.run()
+        except NotServing as error:
+            return {"error": str(error), "cells": session.cells}
+        except (OSError, HTTPException, RuntimeError, ValueError) as error:
+            return {"error": f"broke: {type(error).__name__}: {error}"[:160], "cells": session.cells}
+        return {"cells": session.cells}
 
 
 class _Session:
@@ -68,15 +76,14 @@ class _Session:
         self._truth = truth
         self._seconds = seconds
         self._scratch: Path = BENCH / "scratch"
-        self._cells: dict[str, Cell] = {}
+        self.cells: dict[str, Cell] = {}
 
-    def run(self) -> dict[str, Cell]:
+    def run(self) -> None:
         {
             "tensors": self._tensors,
             "streams": self._streams,
             "mixed": self._mixed,
         }.get(self._workload, self._requests)()
-        return self._cells
 
     def _target(self, name: str) -> Target:
         return target(self._peer, name, self._truth)
@@ -91,7 +98,7 @@ class _Session:
         cell |= meter.read()
         if cell.get("requests"):
             cell["cpu_s_per_1000"] = 1000 * cell["server_cpu_s"] / cell["requests"]
-        self._cells[name] = cell
+        self.cells[name] = cell
         shown = {key: cell[key] for key in ("failed", "errors", "wrong", "whole") if cell.get(key)}
         rate = cell.get("rate", cell.get("tokens_per_s", 0.0))
         print(f"  {self._peer.name:15} {name:22} {rate:10.1f}/s  {shown or ''}", file=sys.stderr, flush=True)
@@ -100,10 +107,17 @@ class _Session:
     # ---- requests: small, mid, minilm -----------------------------------------------------------------------------------
 
     def _requests(self) -> None:
-        names = ("mid", "mid-32") if self._workload == "mid" else (self._workload,)
+        names = [self._workload]
+        if self._workload == "mid":
+            names += ["mid-32", *(["mid-32-binary"] if self._peer.binary else [])]
         self._start(self._target(names[0]))
         for name in names:
-            self._closed_and_open(self._target(name))
+            asked = self._target(name)
+            if asked.payloads[0].head:  # wrk's script has lines of JSON
+                for connections in (1, 8, 32):
+                    self._cell(f"{name} c={connections}", partial(self._few_and_large, asked, connections))
+            else:
+                self._closed_and_open(asked)
 
     def _start(self, first: Target) -> None:
         """Until it answers, and what it costs when nobody asks."""
@@ -125,7 +139,7 @@ class _Session:
                 partial(run_wrk, self._port, asked, connections, seconds, length, self._scratch),
             )
             peak = max(peak, cell.get("rate", 0.0))
-        self._cells[f"{asked.name} c={_CONNECTIONS[asked.name][-1]}"]["pss_mb"] = pss_mb(self._server.pids())
+        self.cells[f"{asked.name} c={_CONNECTIONS[asked.name][-1]}"]["pss_mb"] = pss_mb(self._server.pids())
         if peak and asked.name != "mid-32":
             self._cell(
                 f"{asked.name} open",
@@ -143,10 +157,10 @@ class _Session:
     # ---- tensors --------------------------------------------------------------------------------------------------------
 
     def _tensors(self) -> None:
-        for number, name in enumerate(("tensor-1mb", "tensor-10mb")):
+        names = ["tensor-1mb", "tensor-10mb", *(("binary-1mb", "binary-10mb") if self._peer.binary else ())]
+        self._start(self._target(names[0]))
+        for name in names:
             asked = self._target(name)
-            if not number:
-                self._start(asked)
             for connections in (1, 4):
                 self._cell(
                     f"{name} c={connections}",

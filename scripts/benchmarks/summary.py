@@ -51,8 +51,8 @@ class Summary:
         return int(sum(self.values(peer, cell, figure)))
 
     def ratio(self, peer: str, cell: str, figure: str) -> float | None:
-        """To the baseline of the same rounds."""
-        base = self._cells[BASELINE, cell]
+        """To the baseline of the same rounds; of binary tensors, to the baseline's JSON."""
+        base = self._cells[BASELINE, cell.replace("binary-", "tensor-").replace("-binary", "")]
         found = [
             measured[figure] / base[number][figure]
             for number, measured in self._cells[peer, cell].items()

@@ -37,10 +37,6 @@ def array_of(tensor: dict[str, Any]) -> np.ndarray:
     return np.asarray(tensor["data"], np.float32).reshape(tensor["shape"])
 
 
-def infer(session: Any, body: dict[str, Any]) -> np.ndarray:
-    return session.run(None, {"x": array_of(body["inputs"][0])})[0]
-
-
 def answer(name: str, array: np.ndarray, *, as_list: bool = True) -> dict[str, Any]:
     """`as_list=False` leaves the array to a JSON library that knows arrays."""
     flat = np.ascontiguousarray(array).reshape(-1)
