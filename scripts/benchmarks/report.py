@@ -16,11 +16,11 @@ __all__ = ["write_report"]
 _BEGIN: Final = "<!-- written by scripts/bench: begin -->"
 _END: Final = "<!-- written by scripts/bench: end -->"
 _TITLES: Final = {
-    "small": "small: 4-16-3 network, one row, JSON",
-    "mid": "mid: 784-1024-1024-10 network, one row, JSON",
-    "mid-32": "mid: the same network, 32 rows, JSON",
-    "mid-32-binary": "mid: the same rows as a binary tensor, ratio to JSON",
-    "minilm": "minilm: embeddings of texts of 8 to 256 tokens",
+    "small": "4-16-3 network, one row, JSON",
+    "mid": "784-1024-1024-10 network, one row, JSON",
+    "mid-32": "the same network, 32 rows, JSON",
+    "mid-32-binary": "the same rows as a binary tensor, ratio to JSON",
+    "minilm": "embeddings of texts of 8 to 256 tokens",
 }
 _TENSORS: Final = ("tensor-1mb c=1", "tensor-1mb c=4", "tensor-10mb c=1", "tensor-10mb c=4")
 # Where a peer has them; the ratio is to the baseline's JSON.
@@ -39,11 +39,12 @@ def write_report(results_path: Path) -> None:
     workloads = list(dict.fromkeys(session["workload"] for session in results["sessions"]))
     summaries = {workload: Summary(results, workload) for workload in workloads}
     plots = draw(summaries, results_path.parent)
-    lines = _facts(results, summaries)
+    lines: list[str] = []
     for workload, summary in summaries.items():
-        lines += _SECTIONS[workload](summary)
+        lines += [f"## {workload}", "", *_facts(results["runs"][workload], summary), *_SECTIONS[workload](summary)]
         lines += [f"![{plot.stem}]({plot.name})\n" for plot in plots.get(workload, [])]
         lines += _problems(summary)
+    lines += _versions(results)
     path = results_path.with_name("README.md")
     text = path.read_text(encoding="utf-8") if path.exists() else f"{_BEGIN}\n{_END}\n"
     before, _, rest = text.partition(_BEGIN)
@@ -51,19 +52,18 @@ def write_report(results_path: Path) -> None:
     path.write_text(f"{before}{_BEGIN}\n\n" + "\n".join(lines) + f"\n{_END}{after}", encoding="utf-8")
 
 
-def _facts(results: dict[str, Any], summaries: dict[str, Summary]) -> list[str]:
-    machine = results["machine"]
-    others = sorted(value for summary in summaries.values() for value in summary.others())
-    busy = f"{others[len(others) // 2]:.2f} in the median, {others[-1]:.2f} at most" if others else "unknown"
+def _facts(run: dict[str, Any], summary: Summary) -> list[str]:
+    """How a workload was measured, and how quiet the machine was."""
+    machine, others = run["machine"], summary.others()
+    busy = f"{others[len(others) // 2]:.2f} cores in the median, {others[-1]:.2f} at most" if others else "unknown"
     hardware = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, Linux {machine['kernel']}"
-    lines = [
-        f"`{results['command']}` on {results['date']}: {results['rounds']} round(s) of {results['seconds']:g} s.",
-        f"{hardware}, Python {machine['python']}. Other programs used so many cores meanwhile: {busy}.\n",
-        "| environment | versions |",
-        "|---|---|",
-    ]
-    lines += [f"| {name} | {', '.join(versions)} |" for name, versions in results["versions"].items()]
-    return [*lines, ""]
+    effort = f"`{run['command']}`, {run['date']}, {run['rounds']} round(s) of {run['seconds']:g} s"
+    return [f"{effort}; {hardware}; other programs meanwhile: {busy}.", ""]
+
+
+def _versions(results: dict[str, Any]) -> list[str]:
+    rows = [[name, ", ".join(versions)] for name, versions in results["versions"].items()]
+    return ["## Versions", "", *_table(["environment", "packages"], rows)]
 
 
 def _table(header: list[str], rows: list[list[str]]) -> list[str]:
@@ -159,7 +159,7 @@ def _resources(summary: Summary) -> list[str]:
 
 
 def _tensors(summary: Summary) -> list[str]:
-    lines = ["### tensors: 1 MB and 10 MB of float32", ""]
+    lines = ["1 MB and 10 MB of float32.", ""]
     for cells in (_TENSORS, _BINARY):
         lines += [f"{cells[0].split('-')[0]}: median ms, ratio to {BASELINE}'s JSON (ms; requests/s).", ""]
         order = summary.by_ratio(cells[0], "p50_ms", least_first=True)
@@ -178,7 +178,7 @@ def _large(summary: Summary, peer: str, cell: str) -> str:
 
 
 def _streams(summary: Summary) -> list[str]:
-    lines = ["### streams", ""]
+    lines: list[str] = []
     for cell, title in _STREAMS.items():
         rows = []
         for peer in summary.by_ratio(cell, "tokens_per_s"):
@@ -194,8 +194,10 @@ def _streams(summary: Summary) -> list[str]:
 
 
 def _mixed(summary: Summary) -> list[str]:
-    lines = ["### mixed: all at once", ""]
-    lines += ["small and mid at 8 connections, minilm at 2, 1 MB tensors at 1, 32 streams at 5 ms a token.", ""]
+    lines = [
+        "All at once: small and mid at 8 connections, minilm at 2, 1 MB tensors at 1, 32 streams at 5 ms a token.",
+        "",
+    ]
     rows = []
     for peer in summary.peers:
         row = [_title(peer)]

@@ -89,6 +89,25 @@ def _versions(peers: list[str]) -> dict[str, list[str]]:
     return found
 
 
+def _begun(options: argparse.Namespace, arguments: list[str], path: Path) -> dict[str, Any]:
+    """Results without sessions, or with the earlier ones of other workloads: each workload says how it was run."""
+    run = {
+        "command": shlex.join(["scripts/bench", *arguments]),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "rounds": options.rounds,
+        "seconds": options.seconds,
+        "machine": _machine(),
+    }
+    earlier: dict[str, Any] = {"runs": {}, "versions": {}, "sessions": []}
+    if options.add and path.exists():
+        earlier |= json.loads(path.read_text(encoding="utf-8"))
+    return {
+        "runs": earlier["runs"] | dict.fromkeys(options.workloads, run),
+        "versions": earlier["versions"] | _versions(options.peers),
+        "sessions": [session for session in earlier["sessions"] if session["workload"] not in options.workloads],
+    }
+
+
 def _measure(options: argparse.Namespace, results: dict[str, Any], path: Path) -> None:
     truth, order = Truth(FILES), random.Random(options.seed)  # noqa: S311
     for workload in options.workloads:
@@ -119,18 +138,7 @@ def main(arguments: list[str]) -> int:
             return 1
         make_models(FILES)
         (BENCH / "scratch").mkdir(parents=True, exist_ok=True)
-        results: dict[str, Any] = {
-            "command": shlex.join(["scripts/bench", *arguments]),
-            "date": time.strftime("%Y-%m-%d", time.gmtime()),
-            "rounds": options.rounds,
-            "seconds": options.seconds,
-            "machine": _machine(),
-            "versions": _versions(options.peers),
-            "sessions": [],
-        }
-        if options.add and path.exists():
-            earlier = json.loads(path.read_text(encoding="utf-8"))["sessions"]
-            results["sessions"] = [session for session in earlier if session["workload"] not in options.workloads]
+        results = _begun(options, arguments, path)
         _measure(options, results, path)
     from scripts.benchmarks.report import write_report  # draws: not loaded while anything is measured
 
