@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import Any
 
+from deployments.batch_curve import CurvePoint
 from deployments.client import Item, Outcome, Timing
 from deployments.config import WorkflowSettings
 from deployments.wire import plain
@@ -51,6 +52,9 @@ class AsyncDrive:
     @property
     def waiting(self) -> int:
         return len(self._tasks) - self.running
+
+    def curves(self) -> list[list[CurvePoint]]:
+        return []  # nothing is batched
 
     def configure(self, settings: WorkflowSettings) -> None:
         self._max_queue = settings.max_queue

@@ -15,8 +15,9 @@ import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
+from deployments.batch_curve import CostCurve, CurvePoint
 from deployments.client import Outcome, Timing
 from deployments.clock import Clock, MonotonicClock
 from workflows.batch import as_error
@@ -28,6 +29,8 @@ __all__ = ["Batcher", "Entrant"]
 
 log = logging.getLogger(__name__)
 
+MAX_CURVES: Final = 256
+
 _Line = OrderedDict["Entrant", None]  # in order of arrival; an item in the middle leaves as quickly as the first
 
 
@@ -37,6 +40,7 @@ class _Bucket:
 
     key: Hashable
     hashed: int
+    curve: CostCurve
     line: _Line = field(default_factory=OrderedDict)
     cost: float = 0.0
 
@@ -96,6 +100,7 @@ class Batcher:
         self._queue: _Line = OrderedDict()
         self._buckets: dict[int, list[_Bucket]] = {}  # by the hash of their keys, of which few are alike
         self._full: dict[_Bucket, None] = {}  # those that may be full: `_fullest` looks again
+        self._curves: dict[int, CostCurve] = {}  # the one asked for last stands last
         self._running: list[Entrant] = []
         self._arrived = self._left = 0
         self._arrival = asyncio.Event()
@@ -121,6 +126,10 @@ class Batcher:
     def running(self) -> int:
         """Items in the batch that the model works on."""
         return len(self._running)
+
+    def curves(self) -> list[list[CurvePoint]]:
+        """What batches have cost, bucket by bucket, those asked for last first."""
+        return [curve.points() for curve in reversed(self._curves.values())]
 
     @property
     def alive(self) -> bool:
@@ -234,7 +243,7 @@ class Batcher:
     def _is_full(self, bucket: _Bucket, now: float) -> bool:
         """Whether it is, without those that should not run any more; of these, those get their outcome that are seen."""
         over: list[Entrant] = []
-        live = _Bucket(None, 0)
+        live = _Bucket(None, 0, bucket.curve)
         for entrant in bucket.line:
             if _is_over(entrant, now):
                 over.append(entrant)
@@ -248,7 +257,10 @@ class Batcher:
         return live.full(self._limits)
 
     def _form(self, bucket: _Bucket | None) -> None:
-        """The next batch, in order of arrival, as many as the limits allow: of a bucket, or of that of the oldest item."""
+        """The next batch, in order of arrival: of a bucket, or of that of the oldest item.
+
+        As many as the limits allow, and as pay by what batches of this bucket have cost so far.
+        """
         limits, now = self._limits, self._clock.now()
         if bucket is None:
             oldest = self._first(self._queue, now)
@@ -256,13 +268,24 @@ class Batcher:
                 return
             bucket = oldest.bucket
             assert bucket is not None  # submit() has set it
+        most = self._most(bucket, now)
         cost = 0.0
         while len(self._running) < limits.max_size and (entrant := self._first(bucket.line, now)) is not None:
             cost += entrant.load.cost
-            if self._running and limits.max_cost is not None and cost > limits.max_cost:
+            if self._running and most is not None and cost > most:
                 return
             self._take_out(entrant)
             self._running.append(entrant)
+
+    def _most(self, bucket: _Bucket, now: float) -> float | None:
+        """The cost up to which the next batch of a bucket goes."""
+        limits, oldest = self._limits, next(iter(bucket.line), None)
+        if limits.max_size == 1 or oldest is None:
+            return limits.max_cost
+        waiting = min(bucket.cost, limits.max_cost or bucket.cost)
+        deadline = oldest.call.deadline
+        pays = bucket.curve.most(waiting, None if deadline is None else deadline - now)
+        return min((most for most in (limits.max_cost, pays) if most is not None), default=None)
 
     def _first(self, line: _Line, now: float) -> Entrant | None:
         """The first of a line that should still run; those before it that are late or abandoned get their outcome."""
@@ -288,6 +311,8 @@ class Batcher:
         if len(outcomes) != len(batch):
             raise RuntimeError(f"{len(outcomes)} outcomes for a batch of {len(batch)}")
         model_s = self._clock.now() - started
+        if (bucket := batch[0].bucket) is not None and not any(outcome.error for outcome in outcomes):
+            bucket.curve.note(sum(entrant.load.cost for entrant in batch), model_s)
         for entrant, outcome in zip(batch, outcomes, strict=True):
             entrant.settle(replace(outcome, timing=Timing(started - entrant.arrived, model_s, len(batch))))
         self._running = []
@@ -303,9 +328,17 @@ class Batcher:
         for bucket in alike:
             if load.bucket is bucket.key or load.bucket == bucket.key:
                 return bucket
-        bucket = _Bucket(load.bucket, hashed)
+        bucket = _Bucket(load.bucket, hashed, self._curve_of(hashed))
         self._buckets[hashed] = [*alike, bucket]
         return bucket
+
+    def _curve_of(self, hashed: int) -> CostCurve:
+        """What was learned of a bucket, by the hash of its key: two keys of one hash would share it, and do no harm."""
+        curve = self._curves.pop(hashed, None) or CostCurve()
+        self._curves[hashed] = curve
+        if len(self._curves) > MAX_CURVES:
+            del self._curves[next(iter(self._curves))]
+        return curve
 
     def _take_out(self, entrant: Entrant) -> None:
         bucket = entrant.bucket

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from deployments.async_drive import AsyncDrive
 from deployments.client import Item, Outcome
@@ -20,13 +20,14 @@ from deployments.threaded_drive import ThreadedDrive
 from workflows.async_base import AsyncInferenceWorkflow
 from workflows.base import BaseInferenceWorkflow, Parsed
 from workflows.batch import as_error
-from workflows.card import Card, Load
+from workflows.card import BatchCost, Card, Load
 from workflows.context import CallContext
 from workflows.deadlines import given_up
 from workflows.errors import NotReady, Overloaded, ReplicaLost, WorkflowError
 
 __all__ = ["Figures", "Runner", "Taken"]
 
+CURVES_SHOWN: Final = 8
 Deliver = Callable[[int, Outcome], None]
 Begun = Callable[[int], None]
 
@@ -95,7 +96,9 @@ class Runner:
     def card(self) -> Card:
         if self._card is None:
             raise NotReady()
-        return self._card
+        curves = [curve for curve in self._drive.curves() if curve][:CURVES_SHOWN]
+        costs = [[BatchCost(**point._asdict()) for point in curve] for curve in curves]
+        return self._card.model_copy(update={"batch_costs": costs})
 
     def configure(self, settings: WorkflowSettings) -> None:
         """Change limits while running; what already waits stays."""

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from functools import partial
 from typing import Any
 
+from deployments.batch_curve import CurvePoint
 from deployments.batcher import Batcher, Entrant
 from deployments.client import Item, Outcome
 from deployments.config import WorkflowSettings
@@ -73,6 +74,9 @@ class ThreadedDrive:
     @property
     def running(self) -> int:
         return self._batcher.running
+
+    def curves(self) -> list[list[CurvePoint]]:
+        return self._batcher.curves()
 
     def configure(self, settings: WorkflowSettings) -> None:
         self._workflow.deployed_batching = settings.batching

@@ -15,6 +15,7 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
     HF_HUB_DISABLE_TELEMETRY="1",
     RAY_USAGE_STATS_ENABLED="0",
+    RAY_worker_niceness="0",  # as scripts/serve has it; Ray's 15 would starve replicas beside the tests themselves
     RAY_AUTH_MODE="token",
     RAY_AUTH_TOKEN=secrets.token_hex(32),  # the Ray suite's cluster is nobody else's
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Batching", "Card", "Signature", "TensorSpec"]
+__all__ = ["BatchCost", "Batching", "Card", "Signature", "TensorSpec"]
 
 
 class Batching(BaseModel):
@@ -43,6 +43,15 @@ class Signature(BaseModel):
     outputs: list[TensorSpec]
 
 
+class BatchCost(BaseModel):
+    """Batches whose items cost up to `cost` together have taken `seconds`, the newest counting most."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    cost: float
+    seconds: float
+    batches: int
+
+
 class Card(BaseModel):
     """A workflow's description. Schemas are JSON Schema of the native protocol's bodies.
 
@@ -54,6 +63,7 @@ class Card(BaseModel):
         signature: For kind `tensors`, once the model is known.
         aliases: Other names it answers to, where it is deployed.
         max_queue: Items that may wait in one replica of it, where it is deployed.
+        batch_costs: What a replica has learned of its batches, for each bucket by size, those used last first.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -70,6 +80,7 @@ class Card(BaseModel):
     signature: Signature | None = None
     aliases: list[str] = Field(default_factory=list)
     max_queue: int | None = None
+    batch_costs: list[list[BatchCost]] = Field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 PERIOD_S: Final = 1.0
 STATUS_TIMEOUT_S: Final = 30.0
 CARD_TIMEOUT_S: Final = 10.0
+CARD_PERIOD_S: Final = 30.0
 LANE_TRIES: Final = 10
 FIRST_LOOK_S: Final = 15.0
 _CONFIG_ERROR: Final = "deployments.building.ConfigError"
@@ -40,6 +42,7 @@ class _Known:
 
     Attributes:
         seen: When the deployment, whose card we have, was last changed.
+        card_until: When it is asked again, for what a replica learns meanwhile; a reading of `time.monotonic()`.
         replicas: That run.
         asked: As of which state of things the replicas were asked for their lanes, and how often they still will be.
     """
@@ -47,6 +50,7 @@ class _Known:
     handle: RayClient
     ways: LaneChooser
     seen: float | None = None
+    card_until: float = 0.0
     replicas: int = 0
     asked: tuple[int, int, float] | None = None
     tries: int = 0
@@ -107,7 +111,7 @@ class Discovery:
     async def _look(self, status: ServeStatus) -> None:
         for name in self._known.keys() - status.applications.keys():
             self._directory.remove(name)
-            await self._known.pop(name).ways.close()
+            del self._known[name]  # its lanes end with its replicas, which finish what they have
         for name, app in status.applications.items():
             if name not in self._looking:  # a replica that does not answer holds up its own application alone
                 self._looking[name] = asyncio.create_task(self._look_at(name, app))
@@ -144,10 +148,12 @@ class Discovery:
         if app.deployments:
             known.replicas = _running(app)
         # While an application is built anew, Serve lists no deployments for it; its old replicas still run.
-        if (known.replicas or not app.deployments) and known.seen != app.last_deployed_time_s:
+        old = known.seen != app.last_deployed_time_s or time.monotonic() > known.card_until
+        if (known.replicas or not app.deployments) and old:
             await self._fetch_card(entry)
             if entry.card is not None and app.status == ApplicationStatus.RUNNING:
                 known.seen = app.last_deployed_time_s
+                known.card_until = time.monotonic() + CARD_PERIOD_S
             if entry.card is not None and not app.deployments:
                 known.replicas = known.replicas or 1  # it gave its card, so one runs
         await self._find_lanes(known, app.last_deployed_time_s)

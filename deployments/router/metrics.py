@@ -67,12 +67,13 @@ class _Histogram:
 
 
 class _PerWorkflow:
-    __slots__ = ("batch", "completion_tokens", "model", "prompt_tokens", "queue")
+    __slots__ = ("batch", "by_size", "completion_tokens", "model", "prompt_tokens", "queue")
 
     def __init__(self) -> None:
         self.queue = _Histogram(SECONDS)
         self.model = _Histogram(SECONDS)
         self.batch = _Histogram(ITEMS)
+        self.by_size: dict[int, tuple[int, float]] = {}  # items in batches of up to so many, and the model's seconds
         self.prompt_tokens = 0
         self.completion_tokens = 0
 
@@ -114,6 +115,9 @@ class Metrics(Collector):
         if timing.batch_size:
             found.model.add(timing.model_s)
             found.batch.add(timing.batch_size)
+            size = 1 << (timing.batch_size - 1).bit_length()
+            items, seconds = found.by_size.get(size, (0, 0.0))
+            found.by_size[size] = items + 1, seconds + timing.model_s / timing.batch_size
 
     def tokens(self, workflow: str, prompt: int, completion: int) -> None:
         found = self._of(workflow)
@@ -158,15 +162,26 @@ class Metrics(Collector):
         queue = HistogramMetricFamily("infernet_queue_seconds", "An item's wait in its replica.", labels=["workflow"])
         model = HistogramMetricFamily("infernet_model_seconds", "The model's time for a batch.", labels=["workflow"])
         batch = HistogramMetricFamily("infernet_batch_items", "Items in an item's batch.", labels=["workflow"])
+        sized = CounterMetricFamily(
+            "infernet_batched_items", "Items that ran in batches of up to `size`.", labels=["workflow", "size"]
+        )
+        shares = CounterMetricFamily(
+            "infernet_batched_seconds",
+            "The model's time for those items: divided by their number it falls with `size` where batching pays.",
+            labels=["workflow", "size"],
+        )
         tokens = CounterMetricFamily("infernet_tokens", "Tokens read and made.", labels=["workflow", "direction"])
         for name, found in self._workflows.items():
             queue.add_metric([name], found.queue.cumulated(), found.queue.total)
             model.add_metric([name], found.model.cumulated(), found.model.total)
             batch.add_metric([name], found.batch.cumulated(), found.batch.total)
+            for size, (items, seconds) in sorted(found.by_size.items()):
+                sized.add_metric([name, str(size)], items)
+                shares.add_metric([name, str(size)], seconds)
             if found.prompt_tokens or found.completion_tokens:
                 tokens.add_metric([name, "prompt"], found.prompt_tokens)
                 tokens.add_metric([name, "completion"], found.completion_tokens)
-        yield from (queue, model, batch, tokens)
+        yield from (queue, model, batch, sized, shares, tokens)
 
     def _of(self, workflow: str) -> _PerWorkflow:
         found = self._workflows.get(workflow)

@@ -57,6 +57,21 @@ async def test_requests_are_counted_by_protocol_workflow_and_outcome() -> None:
     assert found["infernet_batch_items_count", ("m",)] == 2
 
 
+async def test_what_an_item_costs_is_counted_by_the_size_of_its_batch() -> None:
+    metrics = Metrics()
+    for size, seconds in ((1, 0.5), (3, 0.75), (4, 1.0), (5, 2.0)):
+        for _ in range(size):
+            metrics.observe_outcome("m", Timing(0.0, seconds, size))
+    found = {
+        (sample.name, sample.labels["size"]): sample.value
+        for family in text_string_to_metric_families(metrics.exposition().decode())
+        for sample in family.samples
+        if "size" in sample.labels
+    }
+    assert [found["infernet_batched_items_total", size] for size in "148"] == [1, 7, 5]
+    assert [found["infernet_batched_seconds_total", size] for size in "148"] == pytest.approx([0.5, 1.75, 2.0])
+
+
 async def test_every_series_says_which_replica_it_is_of() -> None:
     metrics = Metrics("a1b2")
     metrics.observe_request("native", "m", "ok", 0.1)
@@ -64,7 +79,7 @@ async def test_every_series_says_which_replica_it_is_of() -> None:
     metrics.observe_outcome("m", Timing(0.1, 0.1, 1))
     metrics.tokens("m", 1, 1)
     families = list(text_string_to_metric_families(metrics.exposition().decode()))
-    assert len(families) == 7
+    assert len(families) == 9
     for family in families:
         assert {sample.labels["replica"] for sample in family.samples} == {"a1b2"}
 
