@@ -92,7 +92,7 @@ def test_arrays_lie_where_processors_like_them() -> None:
         np.array([object()], dtype=object),
         np.zeros(2, dtype=[("field", "i4")]),
     ],
-    ids=repr,
+    ids=["number", "text", "object", "numpy's scalar", "array of objects", "record"],
 )
 def test_what_is_no_plain_data_is_unsayable(value: object) -> None:
     writer = Writer()
