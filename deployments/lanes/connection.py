@@ -40,6 +40,8 @@ class Connection(asyncio.BufferedProtocol):
         self._lost = lost
         self._made = made
         self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
+        self._out: list[bytes | bytearray | memoryview] = []
         self._writer = Writer()
         self._reader = Reader()
         self._buffer = bytearray(BUFFER_BYTES)
@@ -60,7 +62,16 @@ class Connection(asyncio.BufferedProtocol):
         parts = self._writer.write(message)
         if self._transport is None or self._transport.is_closing():
             return
-        if len(parts) > 1 and sum(map(len, parts)) <= COPIED_BYTES:
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out += parts
+
+    def _flush(self) -> None:
+        """What was said in one turn of the loop leaves together."""
+        parts, self._out = self._out, []
+        if self._transport is None or not parts:
+            return
+        if sum(map(len, parts)) <= COPIED_BYTES:
             self._transport.write(b"".join(parts))
         else:
             self._transport.writelines(parts)
@@ -74,6 +85,7 @@ class Connection(asyncio.BufferedProtocol):
         transport = self._transport
         if transport is None:
             return
+        self._flush()
         transport.close()
         try:
             async with asyncio.timeout(FLUSH_S):
