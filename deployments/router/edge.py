@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -54,6 +55,9 @@ log = logging.getLogger(__name__)
 REFUSAL: Final = "infernet.refusal"
 """In a scope: the error that a request is refused with, because its head or the rest of its body cannot be read."""
 MAX_HEADERS: Final = 100
+WHOLE_BODY: Final = "infernet.body"
+"""In a scope: the body, from a server that has had all of it before the app begins, so that nothing waits for it."""
+_IDS: Final = random.Random(os.urandom(32))  # noqa: S311 - ids are unique, and no secrets
 NOBODY: Final = ANYONE.model_copy(update={"id": "none", "role": "user", "workflows": []})
 _JSON_TYPE: Final = re.compile(rb'application/json\s*(;\s*charset\s*=\s*"?utf-?8"?\s*)?', re.IGNORECASE)
 _FORM_HINT: Final = (
@@ -116,6 +120,8 @@ class Edge:
             if reply is not None:
                 await _send(request, reply)
         except WorkflowError as error:
+            if request.route is self._nowhere[-1]:
+                request.route = self._nowhere_of(scope["path"])
             await self._refuse(request, error)
         except asyncio.CancelledError:
             request.code = "cancelled"
@@ -137,20 +143,18 @@ class Edge:
         send: Send,
         started: float,
     ) -> Request:
-        own = os.urandom(16).hex()
+        own = f"{_IDS.getrandbits(128):032x}"
         wished = headers.get(b"x-request-id")
         if wished is not None and CLIENT_REQUEST_ID.fullmatch(wished):
             shown = wished.decode()
             call_id = f"{shown}.{own}"
         else:
             shown = call_id = own
-        path: str = scope["path"]
-        nowhere = next((route for route in self._nowhere if path.startswith(route.protocol.prefix)), self._nowhere[-1])
         return Request(
             id=shown,
             call_id=call_id,
             method=scope["method"],
-            route=nowhere,
+            route=self._nowhere[-1],
             params=(),
             headers=headers,
             repeated=repeated,
@@ -162,6 +166,10 @@ class Edge:
             unread=b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0",
             closing=self._is_draining,
         )
+
+    def _nowhere_of(self, path: str) -> Route:
+        """Whose error table answers for a path that no route has."""
+        return next((route for route in self._nowhere if path.startswith(route.protocol.prefix)), self._nowhere[-1])
 
     def _is_draining(self) -> bool:
         return self.draining
@@ -232,6 +240,9 @@ class Edge:
 
     async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
         most = self._limits.max_body_bytes
+        body: bytes | None = scope.get(WHOLE_BODY)
+        if body is not None and len(body) <= most:
+            return body
         with Watch(self._limits.body_s, too_late=SlowBody()):
             body, more = await _part(scope, receive)
             if more:

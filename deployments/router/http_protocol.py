@@ -25,7 +25,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from deployments.config import Limits
-from deployments.router.edge import REFUSAL
+from deployments.router.edge import REFUSAL, WHOLE_BODY
 from deployments.router.refusals import HeadersTooLarge, SlowBody
 from workflows.errors import InvalidInput, WorkflowError
 
@@ -37,6 +37,8 @@ WRITE_STALL_S: Final = 30.0
 LEAST_BYTES_PER_S: Final = 1024
 """Whoever reads an answer more slowly than this, over `WRITE_STALL_S`, does not read it."""
 FLUSH_BYTES: Final = 64 << 10
+WHOLE_BYTES: Final = 32 << 10
+"""Bodies up to here are usually complete when the app begins; then it need not ask for them."""
 READ_ON_S: Final = 2.0
 READ_ON_BYTES: Final = 128 << 20
 _ABSOLUTE: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
@@ -170,6 +172,9 @@ class _BoundedProtocol(HttpToolsProtocol):
         self._unused = 0
         self._phase = "head"
         super().on_message_complete()
+        body = self.cycle.body
+        if body and len(body) <= WHOLE_BYTES and not self.cycle.response_started:
+            cast("dict[str, Any]", self.cycle.scope)[WHOLE_BODY] = bytes(body)
 
     def _check_authority(self) -> None:
         """A whole URL instead of a path says which host is meant. If the header does not, there are two, for the edge."""

@@ -50,8 +50,12 @@ class Key(BaseModel):
     def digest(self) -> bytes:
         return bytes.fromhex(self.sha256)
 
+    @cached_property
+    def _all(self) -> bool:
+        return "*" in self.workflows
+
     def may_use(self, workflow: str) -> bool:
-        return any(pattern == "*" or fnmatchcase(workflow, pattern) for pattern in self.workflows)
+        return self._all or any(fnmatchcase(workflow, pattern) for pattern in self.workflows)
 
 
 class _File(BaseModel):
