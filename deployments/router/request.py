@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 from starlette.routing import compile_path
@@ -134,6 +135,10 @@ class Route:
     body: Literal["json", "json_or_unnamed"] | None = None
 
 
+MAX_PATHS_KEPT: Final = 512
+"""Callers choose the paths, and few of them differ."""
+
+
 class RouteTable:
     """Paths to routes. The grammar of paths is Starlette's; a literal path goes before one with `{...}` segments."""
 
@@ -146,9 +151,10 @@ class RouteTable:
         self._literal = {path: methods for path, methods in by_path.items() if "{" not in path}
         patterns = sorted(by_path.keys() - self._literal.keys(), key=lambda path: path.count("{"))
         self._patterns = [(compile_path(path)[0], by_path[path]) for path in patterns]
+        self.find = lru_cache(MAX_PATHS_KEPT)(self._find)
 
-    def find(self, path: str) -> tuple[Mapping[str, Route], Sequence[str]]:
-        """The routes of a path by method, none if there is no such path, and the values of its `{...}` segments."""
+    def _find(self, path: str) -> tuple[Mapping[str, Route], Sequence[str]]:
+        """`find(path)`: its routes by method, none if there is no such path, and the values of its `{...}` segments."""
         if methods := self._literal.get(path):
             return methods, ()
         for pattern, methods in self._patterns:
