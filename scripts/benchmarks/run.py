@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import platform
@@ -13,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from scripts.benchmarks.closed_loop import have_wrk
 from scripts.benchmarks.environments import BENCH, Uninstallable, installed_versions, python_of
@@ -127,6 +128,18 @@ def _leave(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)  # on the way out every server is ended
 
 
+def _alone() -> IO[str] | None:
+    """A lock that is held until this process ends; None where another bench measures in this checkout."""
+    BENCH.mkdir(exist_ok=True)
+    lock = (BENCH / "lock").open("w", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    return lock
+
+
 def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, _leave)
     options = _options(arguments)
@@ -135,6 +148,10 @@ def main(arguments: list[str]) -> int:
     if not options.report:
         if not have_wrk():
             print("bench: wrk is missing: install it (Debian and Ubuntu: apt install wrk)", file=sys.stderr)
+            return 1
+        lock = _alone()  # held by its name until the end
+        if lock is None:
+            print("bench: another run measures in this checkout: two would spoil each other's figures", file=sys.stderr)
             return 1
         make_models(FILES)
         (BENCH / "scratch").mkdir(parents=True, exist_ok=True)
