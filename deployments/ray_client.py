@@ -70,11 +70,16 @@ class RayClient:
 
     async def stream(self, item: Item) -> AsyncGenerator[list[Any]]:
         async with _answers(self._chunks, encode_item(item)) as groups:
+            whole = False
             async for chunks, error in groups:
-                if chunks:
+                if chunks is not None:
                     yield chunks
-                if error is not None:
+                elif error is not None:
                     raise decode_error(error)
+                else:
+                    whole = True
+            if not whole:
+                raise ReplicaLost(may_have_run=True)
 
     async def cancel(self, request_ids: Sequence[str]) -> None:
         try:

@@ -16,7 +16,6 @@ import ray
 from ray import serve
 
 from deployments.building import ConfigError, build_workflow, parsed
-from deployments.client import Item
 from deployments.config import WorkflowArgs, WorkflowSettings
 from deployments.lanes.server import LaneServer
 from deployments.runner import Runner
@@ -172,12 +171,13 @@ class WorkflowDeployment:
             async for group in groups:
                 yield [(index, encode_outcome(outcome)) for index, outcome in group]
 
-    async def chunks(self, item: PlainItem) -> AsyncGenerator[tuple[list[Any], PlainError | None]]:
-        """Groups of chunks; an error is the last group's second member."""
-        decoded: Item = decode_item(item)
+    async def chunks(self, item: PlainItem) -> AsyncGenerator[tuple[list[Any] | None, PlainError | None]]:
+        """Groups of chunks, and at last None with the error or without: what breaks off before that is not whole."""
+        error: PlainError | None = None
         try:
-            async with aclosing(self._runner.stream(decoded)) as groups:
+            async with aclosing(self._runner.stream(decode_item(item))) as groups:
                 async for group in groups:
                     yield group, None
-        except WorkflowError as error:
-            yield [], encode_error(error)
+        except WorkflowError as raised:
+            error = encode_error(raised)
+        yield None, error
