@@ -21,7 +21,22 @@ LINGER_S: Final = 2.0
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals alone: they belong to whoever owns the process."""
+    """Leaves signals alone: they belong to whoever owns the process. And waits for its end instead of looking for it."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._leaving = asyncio.Event()
+
+    def leave(self) -> None:
+        """Begin the shutdown."""
+        self.should_exit = True
+        self._leaving.set()
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):  # which renews the answers' date
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._leaving.wait()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -113,7 +128,7 @@ class HttpListener:
         await self._accept_no_more(self._server)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._no_connections(), LINGER_S)
-        self._server.should_exit = True
+        self._server.leave()
         await self._serving
 
     async def _accept_no_more(self, server: _Server) -> None:

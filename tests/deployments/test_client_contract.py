@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,9 +24,8 @@ async def test_contract(rule: Rule, tmp_path: Path) -> None:
     assert runner.figures() == Figures(0, 0, 0)
 
 
-@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 @pytest.mark.parametrize("rule", [pytest.param(rule, id=rule.id) for rule in RULES])
-def test_contract_over_a_lane(rule: Rule, loop: Callable[[], asyncio.AbstractEventLoop], tmp_path: Path) -> None:
+def test_contract_over_a_lane(rule: Rule, tmp_path: Path) -> None:
     async def check() -> None:
         deployment = DEPLOYMENTS[rule.deployment]
         runner = Runner(deployment.workflow(), rule.deployment, settings=deployment.settings)
@@ -37,7 +35,7 @@ def test_contract_over_a_lane(rule: Rule, loop: Callable[[], asyncio.AbstractEve
             assert client.lanes == 1
         assert runner.figures() == Figures(0, 0, 0)
 
-    with asyncio.Runner(loop_factory=loop) as running:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as running:
         running.run(check())
 
 
