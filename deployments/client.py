@@ -49,7 +49,8 @@ class WorkflowClient(Protocol):
         """Send several items in one call; their outcomes come in groups, each with its index in `items`, as they finish.
 
         Every index comes exactly once, unless this raises: ReplicaLost (whatever is outstanding may have run),
-        Overloaded or NotReady (nothing ran). Closing the generator drops the items that have not started.
+        Overloaded or NotReady (nothing ran). An outcome may be ReplicaLost as well, and says whether its
+        item may have run. Closing the generator drops the items that have not started.
         """
         ...
 

@@ -247,7 +247,8 @@ class Lane:
 
     def _gone(self) -> None:
         """The connection has ended; everything that was written before has been heard."""
-        tells_begun = self._hello.done() and not self._hello.cancelled() and self._hello.result().tells_begun
+        told = self._hello.done() and not self._hello.cancelled()
+        tells_begun = told and self._hello.result().tells_begun
         for call in list(self._calls.values()):
             self._lose(call, may_have_run=not tells_begun)
         for stream in self._streams.values():
@@ -255,7 +256,7 @@ class Lane:
                 stream.ended, stream.error = True, ReplicaLost(may_have_run=True)
                 stream.some.set()
         if not self._hello.done():
-            self._hello.cancel()
+            self._hello.set_exception(ConnectionResetError("the other end said nothing"))
         if not self._stopping:
             self._stopping = True
             self._lost(self)

@@ -219,6 +219,15 @@ async def test_who_is_not_the_replica_that_was_told_of_gets_nothing() -> None:
         assert chooser.lanes == 0
 
 
+async def test_who_hangs_up_without_a_word_is_left_to_the_handle(tmp_path: Path) -> None:
+    path = str(tmp_path / "mute.sock")
+    mute = await asyncio.start_unix_server(lambda reader, writer: writer.close(), path)
+    async with mute, replicas(SyncOrders()) as (replica,):
+        chooser = LaneChooser(LocalClient(replica.runner))
+        await chooser.adopt([LaneAddress("node", "replica", WIRE_VERSION, path)])
+        assert chooser.lanes == 0
+
+
 def names_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
