@@ -65,6 +65,13 @@ class WorkflowClient(Protocol):
         """The callers of these requests have left: drop what has not started. Best effort, unknown ids are ignored."""
         ...
 
+    async def tell_waiting(self, caller: str, items: float) -> None:
+        """So many items wait at this caller for each replica: what Serve scales by, beside what the replicas hold.
+
+        Best effort, and forgotten after a few seconds (`deployments.runner.EXPECTED_S`). `caller` names who says it.
+        """
+        ...
+
     async def card(self) -> Card:
         """The workflow's card. Raises NotReady until it is set up."""
         ...

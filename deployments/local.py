@@ -27,5 +27,8 @@ class LocalClient:
     async def cancel(self, request_ids: Sequence[str]) -> None:
         self._runner.cancel(request_ids)
 
+    async def tell_waiting(self, caller: str, items: float) -> None:
+        self._runner.expect(caller, items)
+
     async def card(self) -> Card:
         return self._runner.card

@@ -82,11 +82,10 @@ class RayClient:
                 raise ReplicaLost(may_have_run=True)
 
     async def cancel(self, request_ids: Sequence[str]) -> None:
-        try:
-            told = self._handle.broadcast("cancel", list(request_ids))
-            await told.results_async(timeout_s=TELL_TIMEOUT_S, return_exceptions=True)
-        except Exception as error:
-            raise translate(error) from error
+        await self._tell("cancel", list(request_ids))
+
+    async def tell_waiting(self, caller: str, items: float) -> None:
+        await self._tell("expect", caller, items)
 
     async def lanes(self) -> list[LaneAddress]:
         """The local lanes of all replicas that the handle knows of and that answer."""
@@ -95,6 +94,14 @@ class RayClient:
         except Exception as error:
             raise translate(error) from error
         return [LaneAddress(*fields) for fields in told if isinstance(fields, tuple | list)]
+
+    async def _tell(self, method: str, *arguments: Any) -> None:
+        """Every replica, and never mind the answers."""
+        try:
+            told = self._handle.broadcast(method, *arguments)
+            await told.results_async(timeout_s=TELL_TIMEOUT_S, return_exceptions=True)
+        except Exception as error:
+            raise translate(error) from error
 
     async def card(self) -> Card:
         try:

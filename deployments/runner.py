@@ -7,6 +7,7 @@ An async workflow's hooks run on the desk's own event loop, as many at once as i
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -28,17 +29,22 @@ from workflows.errors import NotReady, Overloaded, ReplicaLost, WorkflowError
 __all__ = ["Figures", "Runner", "Taken"]
 
 CURVES_SHOWN: Final = 8
+EXPECTED_S: Final = 5.0
+"""A caller that says nothing for so long has no items waiting for this desk."""
+MAX_CALLERS: Final = 256
+MAX_EXPECTED: Final = 1e9
 Deliver = Callable[[int, Outcome], None]
 Begun = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """How busy a desk is: items waiting, items in the model, open streams."""
+    """How busy a desk is: items waiting, items in the model, open streams, and its share of what waits at its callers."""
 
     waiting: int
     running: int
     streams: int
+    expected: float = 0.0
 
 
 class Ticket(Protocol):
@@ -82,6 +88,7 @@ class Runner:
         self._no_streams = asyncio.Event()
         self._no_streams.set()
         self._stopping = False
+        self._expected: dict[str, tuple[float, float]] = {}  # by caller: items, and until when that holds
 
     async def start(self, setup_timeout_s: float = 600.0) -> None:
         """Set the workflow up. Raises what its `do_setup` raises, NotReady when it takes longer than allowed."""
@@ -176,8 +183,17 @@ class Runner:
             for ticket in tuple(self._tickets.get(request_id, ())):
                 ticket.drop()
 
+    def expect(self, caller: str, items: float) -> None:
+        """See `WorkflowClient.tell_waiting`. One caller too many is not listened to."""
+        self._expected.pop(caller, None)
+        self._forget_callers()
+        if items > 0 and len(self._expected) < MAX_CALLERS:
+            self._expected[caller] = (min(items, MAX_EXPECTED), time.monotonic() + EXPECTED_S)
+
     def figures(self) -> Figures:
-        return Figures(self._drive.waiting, self._drive.running, self._streams)
+        self._forget_callers()
+        expected = sum(items for items, _ in self._expected.values())
+        return Figures(self._drive.waiting, self._drive.running, self._streams, expected)
 
     def check_health(self) -> None:
         """Raises WorkflowError if this desk can no longer do its work and should be replaced."""
@@ -195,6 +211,11 @@ class Runner:
     def retry_safe(self) -> bool:
         """Whether running an input twice does no harm."""
         return self._workflow.retry_safe
+
+    def _forget_callers(self) -> None:
+        now = time.monotonic()
+        for caller in [caller for caller, (_, until) in self._expected.items() if until <= now]:
+            del self._expected[caller]
 
     def _take(self, index: int, item: Item, taken: Taken, deliver: Deliver, begun: Begun | None) -> None:
         """Queue one item; a refusal is delivered at once."""

@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import astuple
+from dataclasses import asdict, astuple
 from typing import Any
 
 import ray
@@ -128,7 +128,7 @@ class WorkflowDeployment:
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Serve sees one request per envelope; the items inside are counted here."""
         figures = self._runner.figures()
-        return {"waiting": figures.waiting, "running": figures.running, "streams": figures.streams}
+        return asdict(figures)
 
     async def __del__(self) -> None:
         # Serve has waited for the calls of handles; what comes over the lane it knows nothing of.
@@ -165,6 +165,9 @@ class WorkflowDeployment:
 
     async def cancel(self, request_ids: list[str]) -> None:
         self._runner.cancel(request_ids)
+
+    async def expect(self, caller: str, items: float) -> None:
+        self._runner.expect(caller, items)
 
     async def envelope(self, items: list[PlainItem]) -> AsyncGenerator[list[tuple[int, PlainOutcome]]]:
         async with aclosing(self._runner.submit([decode_item(item) for item in items])) as groups:

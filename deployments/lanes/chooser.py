@@ -82,6 +82,14 @@ class LaneChooser:
         if self._on_handle:
             await self._handle.cancel(request_ids)
 
+    async def tell_waiting(self, caller: str, items: float) -> None:
+        for lane in self._lanes.values():
+            lane.tell_waiting(caller, items)
+        if len(self._lanes) < self._replicas:
+            await self._handle.tell_waiting(
+                caller, items
+            )  # it reaches those with a lane as well, who hear the same twice
+
     async def card(self) -> Card:
         return await self._handle.card()
 

@@ -27,6 +27,7 @@ from deployments.lanes.frames import (
     Outcomes,
     Stopping,
     Unsayable,
+    Waiting,
 )
 from deployments.wire import decode_error, decode_outcome, encode_item
 from workflows.errors import InvalidInput, ReplicaLost, WorkflowError
@@ -176,6 +177,9 @@ class Lane:
 
     async def cancel(self, request_ids: Sequence[str]) -> None:
         self._connection.send(Cancel(list(request_ids)))
+
+    def tell_waiting(self, caller: str, items: float) -> None:
+        self._connection.send(Waiting(caller, items))
 
     # ---- what is asked for -----------------------------------------------------------------------------------------------
 

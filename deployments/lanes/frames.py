@@ -46,10 +46,11 @@ __all__ = [
     "Reader",
     "Stopping",
     "Unsayable",
+    "Waiting",
     "Writer",
 ]
 
-WIRE_VERSION: Final = 1
+WIRE_VERSION: Final = 2
 MAX_FRAME_BYTES: Final = 256 << 20  # as a message of a handle may have, see serve_config.yaml
 HEAD: Final = Layout("<II")
 COPIED_BYTES: Final = 16 << 10
@@ -122,6 +123,13 @@ class Cancel(msgspec.Struct, array_like=True, tag="cancel", frozen=True):
     request_ids: list[str]
 
 
+class Waiting(msgspec.Struct, array_like=True, tag="waiting", frozen=True):
+    """So many items wait at the near end for this replica; `caller` is one and the same over every way to it."""
+
+    caller: str
+    items: float
+
+
 class Stopping(msgspec.Struct, array_like=True, tag="stopping", frozen=True):
     """The replica finishes what it has; to be answered with `Bye`, after which the near end asks for nothing more."""
 
@@ -131,7 +139,7 @@ class Bye(msgspec.Struct, array_like=True, tag="bye", frozen=True):
 
 
 Bytes = bytes | bytearray | memoryview
-Message = Hello | Call | Outcomes | Begun | Open | Chunks | End | Credit | Leave | Cancel | Stopping | Bye
+Message = Hello | Call | Outcomes | Begun | Open | Chunks | End | Credit | Leave | Cancel | Waiting | Stopping | Bye
 
 
 class Unsayable(ValueError):

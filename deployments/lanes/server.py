@@ -32,6 +32,7 @@ from deployments.lanes.frames import (
     Outcomes,
     Stopping,
     Unsayable,
+    Waiting,
 )
 from deployments.private_sockets import private_folder
 from deployments.runner import Runner, Taken
@@ -166,6 +167,8 @@ class _Caller:
                 self._leave(message.id)
             case Cancel():
                 self._runner.cancel(message.request_ids)
+            case Waiting():
+                self._runner.expect(message.caller, message.items)
             case Bye():
                 self.said_bye.set()
             case _:

@@ -159,6 +159,8 @@ class Discovery:
         await self._find_lanes(known, app.last_deployed_time_s)
         if entry.card is not None:
             entry.dispatcher.configure(entry.card, known.replicas)
+            with contextlib.suppress(WorkflowError):
+                await entry.dispatcher.tell_waiting()
         entry.state, entry.reason, entry.detail = _state(app, known.replicas, entry.card is not None)
 
     async def _find_lanes(self, known: _Known, deployed: float) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -89,13 +90,17 @@ class Dispatcher:
         self._streams = 0
         self._dropped: list[str] = []
         self._telling: asyncio.Task[None] | None = None
+        self._replicas = 1
+        self._told_waiting = False
+        self._name = secrets.token_hex(8)
 
     def configure(self, card: Card, replicas: int) -> None:
         """Adopt what the workflow says of itself, and how many replicas share the work."""
         self._retry_safe = card.retry_safe
-        self._max_calls = max(CALLS_PER_REPLICA, card.concurrency) * max(1, replicas)
+        self._replicas = max(1, replicas)
+        self._max_calls = max(CALLS_PER_REPLICA, card.concurrency) * self._replicas
         at_once = max(card.concurrency, card.batching.max_size if card.batching else 1)
-        self._room = None if card.max_queue is None else (card.max_queue + at_once) * max(1, replicas)
+        self._room = None if card.max_queue is None else (card.max_queue + at_once) * self._replicas
         self._pump_soon()
 
     @property
@@ -158,6 +163,13 @@ class Dispatcher:
                     raise as_error(error, call.request_id) from error
         finally:
             self._streams -= 1
+
+    async def tell_waiting(self) -> None:
+        """Tell the replicas what waits here for want of them; to be called every second or so. Raises the error tree."""
+        waiting = len(self._waiting)
+        if waiting or self._told_waiting:
+            self._told_waiting = waiting > 0
+            await self.client.tell_waiting(self._name, waiting / self._replicas)
 
     # ---- envelopes -----------------------------------------------------------------------------------------------------
 

@@ -203,6 +203,21 @@ async def test_replicas_without_a_lane_get_their_share_by_the_handle(tmp_path: P
         await asyncio.gather(*held)
 
 
+async def test_every_replica_counts_what_waits_for_it_once_whichever_way_it_heard(tmp_path: Path) -> None:
+    async with replicas(SyncOrders(), SyncOrders()) as (near, far):
+        near_and_far = await chooser_of(near, handle=far, count=2)
+        only_near = await chooser_of(near, count=2)  # whose handle reaches the same replica again
+        await near_and_far.tell_waiting("router", 3.0)
+        await only_near.tell_waiting("router", 3.0)
+        await only_near.tell_waiting("another", 2.5)
+        await collect(only_near, [Item({}, CallContext("barrier"))])  # refused at once, after what was said before it
+        assert [near.runner.figures().expected, far.runner.figures().expected] == [5.5, 3.0]
+        await near_and_far.tell_waiting("router", 0)
+        await only_near.tell_waiting("another", 0)
+        await collect(near_and_far, [Item({}, CallContext("barrier"))])
+        await collect(only_near, [Item({}, CallContext("barrier"))])
+
+
 # ---- addresses -------------------------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import sys
 import threading
@@ -17,7 +18,7 @@ from deployments.client import Item, Outcome
 from deployments.config import WorkflowSettings
 from deployments.local import LocalClient
 from deployments.router.dispatch import Dispatcher
-from deployments.runner import Figures, Runner
+from deployments.runner import MAX_CALLERS, Figures, Runner
 from tests.contract import DEPLOYMENTS, Place, collect
 from tests.orders import AsyncOrders, SyncOrders
 from workflows import AsyncInferenceWorkflow, BaseInferenceWorkflow, Batching, CallContext, Tensors, TensorsResult
@@ -347,6 +348,21 @@ async def test_figures_count_what_is_under_way(kind: str, tmp_path: Path) -> Non
     await stream.aclose()
     assert runner.figures() == Figures(0, 0, 0)
     await runner.stop()
+
+
+def test_what_waits_at_callers_is_forgotten_bounded_and_never_nonsense(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = Runner(SyncOrders(), "it")
+    for caller in range(2 * MAX_CALLERS):
+        runner.expect(f"{caller}", 1.0)
+    assert runner.figures().expected == MAX_CALLERS
+    runner.expect("0", math.inf)
+    assert math.isfinite(runner.figures().expected)
+    for nonsense in (math.nan, -math.inf, -1.0):
+        runner.expect("0", nonsense)
+        assert runner.figures().expected == MAX_CALLERS - 1
+    monkeypatch.setattr("deployments.runner.EXPECTED_S", 0.0)
+    runner.expect("0", 1.0)
+    assert runner.figures().expected == MAX_CALLERS - 1
 
 
 async def test_an_idle_async_workflow_takes_more_than_its_queue_holds(started: MakeRunner, tmp_path: Path) -> None:

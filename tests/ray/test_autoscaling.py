@@ -38,17 +38,30 @@ async def test_waiting_items_bring_further_replicas(default_system: Cluster, dep
 
     async with httpx.AsyncClient(base_url=default_system.url, timeout=120) as http:
         asked = [asyncio.create_task(http.post("/v1/workflows/gated/inference", json=3)) for _ in range(12)]
-        await asyncio.to_thread(until, lambda: replicas("gated") == 2, seconds=60, what=lambda: f"{replicas('gated')}")
-        release = asyncio.create_task(asyncio.to_thread(open_the_gate, gate, asked))
-        answers = await asyncio.gather(*asked)
-        await release
+        try:
+            await asyncio.to_thread(
+                until,
+                lambda: replicas("gated").get("RUNNING") == 2,
+                seconds=60,
+                what=lambda: (
+                    f"{replicas('gated')}, {sum(task.done() for task in asked)} answered, {figures(default_system)}"
+                ),
+            )
+        finally:  # whoever stands at the gate would keep the application from going
+            release = asyncio.create_task(asyncio.to_thread(open_the_gate, gate, asked))
+            answers = await asyncio.gather(*asked)
+            await release
 
     assert [answer.json() for answer in answers] == [[0, 1, 2]] * 12
 
 
-def replicas(application: str) -> int:
+def replicas(application: str) -> dict[str, int]:
     states = serve.status().applications[application].deployments[DEPLOYMENT].replica_states
-    return sum(count for state, count in states.items() if getattr(state, "value", state) == "RUNNING")
+    return {str(getattr(state, "value", state)): count for state, count in states.items()}
+
+
+def figures(cluster: Cluster) -> list[str]:
+    return [line for line in httpx.get(f"{cluster.url}/metrics").text.splitlines() if '"gated"' in line]
 
 
 def open_the_gate(gate: Path, asked: list[asyncio.Task[Any]]) -> None:

@@ -71,6 +71,7 @@ class PlayedClient:
         self.sent: list[Sent] = []
         self.streams: list[Sent] = []
         self.cancelled: list[str] = []
+        self.told_waiting: list[float] = []
 
     async def submit(self, items: Sequence[Item]) -> AsyncGenerator[Group]:
         sent = Sent([item.input_data for item in items], [item.call for item in items])
@@ -88,6 +89,9 @@ class PlayedClient:
 
     async def cancel(self, request_ids: Sequence[str]) -> None:
         self.cancelled.extend(request_ids)
+
+    async def tell_waiting(self, caller: str, items: float) -> None:
+        self.told_waiting.append(items)
 
     async def card(self) -> Card:
         return card()

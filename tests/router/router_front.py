@@ -70,6 +70,8 @@ class ScriptedClient:
 
     async def cancel(self, request_ids: Sequence[str]) -> None: ...
 
+    async def tell_waiting(self, caller: str, items: float) -> None: ...
+
     async def card(self) -> Card:
         raise NotImplementedError
 

@@ -99,6 +99,40 @@ async def test_more_replicas_and_more_concurrency_allow_more_calls() -> None:
     await asyncio.gather(*callers)
 
 
+async def test_the_replicas_hear_what_waits_for_want_of_them_until_nothing_does() -> None:
+    desk = Desk()
+    await desk.dispatcher.tell_waiting()
+    assert desk.client.told_waiting == []
+    first = await desk.fill()
+    callers = [desk.ask(number) for number in range(5)]
+    await turn()
+    await desk.dispatcher.tell_waiting()
+    desk.dispatcher.configure(card(), replicas=2)  # which lets four more calls go: what waits travels in one of them
+    await turn()
+    for _ in range(2):
+        await desk.dispatcher.tell_waiting()
+    assert desk.client.told_waiting == [5, 0]
+    for sent in desk.client.sent:
+        sent.finish()
+    await asyncio.gather(*first, *callers)
+
+
+async def test_each_replica_hears_its_share() -> None:
+    desk = Desk()
+    desk.dispatcher.configure(card(), replicas=2)
+    callers = []
+    for number in range(2 * CALLS_PER_REPLICA + 5):
+        callers.append(desk.ask(number))
+        await turn()
+    await desk.dispatcher.tell_waiting()
+    assert desk.client.told_waiting == [2.5]
+    for sent in desk.client.sent:
+        sent.finish()
+    await turn()
+    desk.client.sent[-1].finish()
+    await asyncio.gather(*callers)
+
+
 async def test_answers_come_as_they_are_ready() -> None:
     desk = Desk()
     slow, fast = desk.ask("slow"), desk.ask("fast")
