@@ -154,10 +154,13 @@ async def test_stopping_finishes_answers_and_streams_and_sends_keep_alive_client
     await stopping
 
 
-async def test_silent_clients_and_endless_streams_do_not_hold_it_for_ever(caplog: pytest.LogCaptureFixture) -> None:
+async def test_silent_clients_and_endless_streams_do_not_hold_it_for_ever(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caplog.set_level(logging.CRITICAL)
+    monkeypatch.setattr("deployments.router.listeners.LINGER_S", 0.2)
     replica = Replica("one")
-    listener = await replica.listen(drain_s=1.0)
+    listener = await replica.listen(drain_s=0.2)
     async with Connection.to(listener.address) as silent, Connection.to(listener.address) as endless:
         assert await silent.ask() == "one"
         reading = asyncio.create_task(endless.ask("/endless"))
