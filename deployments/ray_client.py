@@ -64,6 +64,8 @@ class RayClient:
             raise ModelNotFound() from cause
 
     async def submit(self, items: Sequence[Item]) -> AsyncGenerator[list[tuple[int, Outcome]]]:
+        if not items:
+            return  # an answer with nothing in it may lose its head on the way, and Serve makes an error of that
         async with _answers(self._envelope, [encode_item(item) for item in items]) as groups:
             async for group in groups:
                 yield [(index, decode_outcome(outcome)) for index, outcome in group]

@@ -23,6 +23,8 @@ class Entry:
         reason: What is wrong, for callers; a ready one may have a reason, if an upgrade of it failed.
         detail: The same for operators: with the text of an exception that is not ours, which may hold paths.
         card: None until the workflow was first ready; kept while it is upgraded.
+        replicas: That run.
+        lanes: Open local lanes to them.
     """
 
     name: str
@@ -31,6 +33,8 @@ class Entry:
     reason: str = ""
     detail: str = ""
     card: Card | None = None
+    replicas: int = 0
+    lanes: int = 0
 
 
 @dataclass(slots=True)

@@ -161,6 +161,7 @@ class Discovery:
             entry.dispatcher.configure(entry.card, known.replicas)
             with contextlib.suppress(WorkflowError):
                 await entry.dispatcher.tell_waiting()
+        entry.replicas, entry.lanes = known.replicas, known.ways.lanes
         entry.state, entry.reason, entry.detail = _state(app, known.replicas, entry.card is not None)
 
     async def _find_lanes(self, known: _Known, deployed: float) -> None:

@@ -39,8 +39,8 @@ class _RouterBase:
         self._args = RouterArgs.model_validate(args)
         self._settings = RouterSettings()
         self._started = False
-        self._metrics = Metrics(serve.get_replica_context().replica_id.unique_id)
         self._directory = Directory()
+        self._metrics = Metrics(serve.get_replica_context().replica_id.unique_id, self._directory)
         self._keys_changed_at = _changed_at(self._args.keys_file)
         self._access_log = _access_log(self._args.access_log)
         self._app = build_app(self._directory, self._args, load_keys(self._args), self._metrics, self._access_log)

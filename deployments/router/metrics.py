@@ -10,15 +10,17 @@ Replicas of the router that share a port are scraped by chance, one or the other
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Final
 
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 from prometheus_client.utils import floatToGoString
 
 from deployments.client import Timing
+from deployments.router.directory import Entry
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
@@ -83,10 +85,12 @@ class Metrics(Collector):
 
     Args:
         replica: A short id of this replica, the same for as long as it lives.
+        entries: The workflows whose state is shown.
     """
 
-    def __init__(self, replica: str = "0") -> None:
+    def __init__(self, replica: str = "0", entries: Iterable[Entry] = ()) -> None:
         self._replica = replica
+        self._entries = entries
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
         self._requests: dict[tuple[str, str, str], int] = {}
@@ -157,6 +161,7 @@ class Metrics(Collector):
             latency.add_metric(timed, histogram.cumulated(), histogram.total)
         yield latency
         yield from self._collect_workflows()
+        yield from self._collect_entries()
 
     def _collect_workflows(self) -> Iterator[Metric]:
         queue = HistogramMetricFamily("infernet_queue_seconds", "An item's wait in its replica.", labels=["workflow"])
@@ -182,6 +187,22 @@ class Metrics(Collector):
                 tokens.add_metric([name, "prompt"], found.prompt_tokens)
                 tokens.add_metric([name, "completion"], found.completion_tokens)
         yield from (queue, model, batch, sized, shares, tokens)
+
+    def _collect_entries(self) -> Iterator[Metric]:
+        replicas = GaugeMetricFamily("infernet_workflow_replicas", "Replicas that run.", labels=["workflow"])
+        lanes = GaugeMetricFamily("infernet_workflow_lanes", "Replicas with an open local lane.", labels=["workflow"])
+        waiting = GaugeMetricFamily(
+            "infernet_workflow_waiting", "Requests not sent to a replica yet.", labels=["workflow"]
+        )
+        inflight = GaugeMetricFamily(
+            "infernet_workflow_inflight", "Requests and streams unanswered.", labels=["workflow"]
+        )
+        for entry in islice(self._entries, MAX_WORKFLOWS):
+            replicas.add_metric([entry.name], entry.replicas)
+            lanes.add_metric([entry.name], entry.lanes)
+            waiting.add_metric([entry.name], entry.dispatcher.waiting)
+            inflight.add_metric([entry.name], entry.dispatcher.load)
+        yield from (replicas, lanes, waiting, inflight)
 
     def _of(self, workflow: str) -> _PerWorkflow:
         found = self._workflows.get(workflow)

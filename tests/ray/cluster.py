@@ -10,8 +10,9 @@ from typing import Any
 
 import httpx
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
-__all__ = ["ROOT", "Cluster", "states"]
+__all__ = ["ROOT", "Cluster", "gauges", "states"]
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,3 +52,10 @@ def states(cluster: Cluster) -> dict[str, str]:
     except httpx.TransportError:
         return {}
     return {entry["name"]: entry["state"] for entry in answer.json()["workflows"]}
+
+
+def gauges(cluster: Cluster, name: str) -> dict[str, float]:
+    """One of the router's metrics, by workflow."""
+    families = text_string_to_metric_families(httpx.get(f"{cluster.url}/metrics").text)
+    samples = [sample for family in families for sample in family.samples if sample.name == name]
+    return {sample.labels["workflow"]: sample.value for sample in samples}

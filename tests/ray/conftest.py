@@ -9,7 +9,6 @@ import gc
 import logging
 import os
 import shutil
-import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,8 +19,9 @@ import pytest
 import ray
 from ray import serve
 
-from deployments.app import workflow
+from deployments.app import router, workflow
 from tests.ray.cluster import ROOT, Cluster, states
+from tests.ray.ports import free_port
 from tests.ray.waiting import until
 
 
@@ -31,12 +31,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.ray)
             item.add_marker(pytest.mark.timeout(300))
             item.add_marker(pytest.mark.filterwarnings("default"))  # Ray's own are not ours to mend
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")
@@ -84,6 +78,17 @@ def default_system(cluster: Cluster) -> Cluster:
 
     until(ready, seconds=120, what=lambda: f"all of {names} ready, got {states(cluster)}")
     return cluster
+
+
+@pytest.fixture(scope="session")
+def by_handle(default_system: Cluster) -> Iterator[Cluster]:
+    """A second router, which has no lanes."""
+    other = Cluster(default_system.dashboard, free_port(), default_system.serve_port, default_system.folder)
+    app = router({"port": other.port, "local_lanes": False, "access_log": str(other.folder / "by_handle.log")})
+    app._bound_deployment = app._bound_deployment.options(ray_actor_options={"num_cpus": 0.1})
+    serve.run(app, name="router-by-handle", route_prefix=None)
+    yield other
+    serve.delete("router-by-handle")
 
 
 @pytest.fixture

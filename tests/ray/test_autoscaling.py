@@ -9,22 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from ray import serve
 
 from deployments.ray_client import DEPLOYMENT
-from tests.ray.cluster import Cluster, states
+from tests.ray.cluster import Cluster, gauges, states
 from tests.ray.waiting import until
 
 Deploy = Callable[..., Any]
 
 
-async def test_waiting_items_bring_further_replicas(default_system: Cluster, deployed: Deploy, tmp_path: Path) -> None:
+@pytest.mark.parametrize("local_lanes", [True, False])
+async def test_items_bring_further_replicas_and_their_end_takes_them_away(
+    default_system: Cluster, by_handle: Cluster, deployed: Deploy, tmp_path: Path, *, local_lanes: bool
+) -> None:
+    cluster = default_system if local_lanes else by_handle
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     scaling = {
         "min_replicas": 1,
         "max_replicas": 2,
         "upscale_delay_s": 0,
+        "downscale_delay_s": 1,
         "metrics_interval_s": 0.2,
         "look_back_period_s": 1,
         "policy": {
@@ -34,18 +40,20 @@ async def test_waiting_items_bring_further_replicas(default_system: Cluster, dep
     }
     options = {"gate": str(gate), "closed": str(tmp_path / "closed")}
     deployed("gated", "tests.ray.sample_workflows.GatedStream", options, autoscaling_config=scaling)
-    until(lambda: states(default_system).get("gated") == "ready", seconds=20, what=lambda: "gated ready")
+    until(lambda: states(cluster).get("gated") == "ready", seconds=20, what=lambda: "gated ready")
 
-    async with httpx.AsyncClient(base_url=default_system.url, timeout=120) as http:
-        asked = [asyncio.create_task(http.post("/v1/workflows/gated/inference", json=3)) for _ in range(12)]
+    async with httpx.AsyncClient(base_url=cluster.url, timeout=120) as http:
+        asked = []
+        for _ in range(6):  # one by one: each goes alone, until so many are out that the others wait at the router
+            asked.append(asyncio.create_task(http.post("/v1/workflows/gated/inference", json=3)))
+            await asyncio.to_thread(until, lambda: inflight(cluster) >= len(asked), seconds=20, what=lambda: "it came")
+        asked += [asyncio.create_task(http.post("/v1/workflows/gated/inference", json=3)) for _ in range(6)]
         try:
             await asyncio.to_thread(
                 until,
                 lambda: replicas("gated").get("RUNNING") == 2,
                 seconds=60,
-                what=lambda: (
-                    f"{replicas('gated')}, {sum(task.done() for task in asked)} answered, {figures(default_system)}"
-                ),
+                what=lambda: f"{replicas('gated')}, {sum(task.done() for task in asked)} answered",
             )
         finally:  # whoever stands at the gate would keep the application from going
             release = asyncio.create_task(asyncio.to_thread(open_the_gate, gate, asked))
@@ -53,15 +61,18 @@ async def test_waiting_items_bring_further_replicas(default_system: Cluster, dep
             await release
 
     assert [answer.json() for answer in answers] == [[0, 1, 2]] * 12
+    await asyncio.to_thread(
+        until, lambda: replicas("gated") == {"RUNNING": 1}, seconds=60, what=lambda: f"{replicas('gated')}"
+    )
+
+
+def inflight(cluster: Cluster) -> float:
+    return gauges(cluster, "infernet_workflow_inflight").get("gated", 0.0)
 
 
 def replicas(application: str) -> dict[str, int]:
     states = serve.status().applications[application].deployments[DEPLOYMENT].replica_states
     return {str(getattr(state, "value", state)): count for state, count in states.items()}
-
-
-def figures(cluster: Cluster) -> list[str]:
-    return [line for line in httpx.get(f"{cluster.url}/metrics").text.splitlines() if '"gated"' in line]
 
 
 def open_the_gate(gate: Path, asked: list[asyncio.Task[Any]]) -> None:

@@ -96,7 +96,7 @@ class Front:
 
     def __init__(self, keys: Keys | None = None, **args: Any) -> None:
         self.directory = Directory()
-        self.metrics = Metrics()
+        self.metrics = Metrics(entries=self.directory)
         self.lines = Lines()
         self.app: Edge = build_app(
             self.directory, RouterArgs.model_validate(args), keys or Keys(), self.metrics, self.lines

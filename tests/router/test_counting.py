@@ -73,13 +73,15 @@ async def test_what_an_item_costs_is_counted_by_the_size_of_its_batch() -> None:
 
 
 async def test_every_series_says_which_replica_it_is_of() -> None:
-    metrics = Metrics("a1b2")
+    house = Front()
+    house.add("m")
+    metrics = Metrics("a1b2", house.directory)
     metrics.observe_request("native", "m", "ok", 0.1)
     metrics.observe_request("native", "m", "invalid", 0.1)
     metrics.observe_outcome("m", Timing(0.1, 0.1, 1))
     metrics.tokens("m", 1, 1)
     families = list(text_string_to_metric_families(metrics.exposition().decode()))
-    assert len(families) == 9
+    assert len(families) == 13
     for family in families:
         assert {sample.labels["replica"] for sample in family.samples} == {"a1b2"}
 
@@ -107,6 +109,27 @@ def test_workflows_that_come_and_go_for_ever_become_other() -> None:
     assert found["infernet_requests_total", ("ok", "native", "other")] == 50
     assert found["infernet_batch_items_count", ("other",)] == 50
     assert found["infernet_tokens_total", ("prompt", "other")] == 50
+
+
+async def test_the_state_of_each_workflow_is_shown() -> None:
+    gate = asyncio.Event()
+
+    async def gated(input_data: Any, call: CallContext) -> Any:
+        await gate.wait()
+        return input_data
+
+    house = Front()
+    house.add("m", ScriptedClient(gated))
+    house.directory.find("m").replicas, house.directory.find("m").lanes = 3, 2
+    asked = [asyncio.create_task(house.post(PATH, number)) for number in range(3)]
+    dispatcher = house.directory.find("m").dispatcher
+    while dispatcher.load < 3 or dispatcher.waiting:
+        await asyncio.sleep(0)
+    found = samples((await house.get("/metrics")).text)
+    gate.set()
+    await asyncio.gather(*asked)
+    shown = {name: found[f"infernet_workflow_{name}", ("m",)] for name in ("replicas", "lanes", "inflight", "waiting")}
+    assert shown == {"replicas": 3, "lanes": 2, "inflight": 3, "waiting": 0}
 
 
 def test_buckets_hold_what_is_at_most_their_bound() -> None:

@@ -1,0 +1,42 @@
+"""Both ways from the router to a replica give the same answers."""
+
+from __future__ import annotations
+
+import httpx
+from ray import serve
+
+from tests.ray.cluster import Cluster, gauges
+from tests.ray.waiting import until
+
+
+def test_a_router_beside_its_replicas_has_a_lane_to_each(default_system: Cluster) -> None:
+    names = {app["name"] for app in default_system.config()["applications"]} - {"router"}
+
+    def lanes() -> dict[str, float]:
+        found = gauges(default_system, "infernet_workflow_lanes")
+        return {name: found.get(name, 0.0) for name in names}
+
+    until(lambda: lanes() == dict.fromkeys(names, 1.0), seconds=20, what=lambda: f"a lane to each, got {lanes()}")
+    assert {name: gauges(default_system, "infernet_workflow_replicas")[name] for name in names} == lanes()
+
+
+def test_the_handle_alone_gives_the_same_answers(default_system: Cluster, by_handle: Cluster) -> None:
+    prompt = {"prompt": "The try statement", "sampling": {"max_tokens": 8, "temperature": 0}}
+    answers = []
+    for cluster in (default_system, by_handle):
+        with httpx.Client(base_url=cluster.url, timeout=60) as http:
+            embedding = http.post("/v1/workflows/text-embedding/inference", json={"text": "the same"}).json()
+            stream = http.post("/v1/workflows/tiny-gpt/stream", json=prompt).text
+            refused = http.post("/v1/workflows/text-embedding/inference", json={"text": 5}).json()["error"]["code"]
+        answers.append((embedding, stream, refused))
+    assert answers[0] == answers[1]
+    assert set(gauges(by_handle, "infernet_workflow_lanes").values()) == {0.0}
+
+
+def test_a_card_shows_what_batches_have_cost(http: httpx.Client) -> None:
+    for text in ("a few words", "and a few words more"):
+        assert http.post("/v1/workflows/text-embedding/inference", json={"text": text}).status_code == 200
+    # A card is asked for again now and then; a Python handle has the newest one.
+    card = serve.get_app_handle("text-embedding").card.remote().result(timeout_s=30)
+    assert all(cost["seconds"] > 0 for curve in card["batch_costs"] for cost in curve)
+    assert card["batch_costs"]
