@@ -34,7 +34,7 @@ from workflows.errors import InvalidInput, ReplicaLost, WorkflowError
 
 __all__ = ["Lane", "LaneRefused"]
 
-CREDIT: Final = 16
+CREDIT: Final = 256
 """Groups of chunks that may be under way to a reader who is slower than the workflow."""
 HELLO_S: Final = 5.0
 
@@ -56,11 +56,10 @@ class _Call:
 
 
 class _Stream:
-    __slots__ = ("chunks", "ended", "error", "groups", "some")
+    __slots__ = ("chunks", "ended", "error", "some")
 
     def __init__(self) -> None:
         self.chunks: list[Any] = []
-        self.groups = 0  # in `chunks`: credit to give back
         self.ended = False
         self.error: WorkflowError | None = None
         self.some = asyncio.Event()
@@ -160,11 +159,10 @@ class Lane:
                     stream.some.clear()
                     await stream.some.wait()
                 if stream.chunks:
-                    chunks, groups = stream.chunks, stream.groups
-                    stream.chunks, stream.groups = [], 0
+                    chunks, stream.chunks = stream.chunks, []
                     yield chunks
                     if not stream.ended:
-                        self._connection.send(Credit(number, groups))
+                        self._connection.send(Credit(number, len(chunks)))
                 elif stream.error is not None:
                     raise stream.error
                 elif stream.ended:
@@ -237,7 +235,6 @@ class Lane:
     def _feed(self, stream: _Stream, message: Chunks | End) -> None:
         if isinstance(message, Chunks):
             stream.chunks += message.chunks
-            stream.groups += 1
         else:
             stream.ended = True
             stream.error = None if message.error is None else decode_error(message.error)

@@ -9,7 +9,7 @@ below and plain data, or refused.
     near end                                   far end
     -> Call(id, items)                         <- Outcomes(id, ...) until each item has its own
     -> Open(id, item, credit)                  <- Chunks(id, ...) while there is credit, then End(id, error)
-    -> Credit(id, groups), Leave(id), Cancel   <- Begun(id, indices), where that matters (see `Hello`)
+    -> Credit(id, chunks), Leave(id), Cancel   <- Begun(id, indices), where that matters (see `Hello`)
     -> Bye, the last word                      <- Hello, the first word; Stopping, to be answered with Bye
 """
 
@@ -91,7 +91,7 @@ class Begun(msgspec.Struct, array_like=True, tag="begun", frozen=True):
 
 
 class Open(msgspec.Struct, array_like=True, tag="open", frozen=True):
-    """A stream; `credit` groups of chunks may come before more is granted."""
+    """A stream; `credit` chunks may come before more is granted."""
 
     id: int
     item: PlainItem
@@ -110,7 +110,7 @@ class End(msgspec.Struct, array_like=True, tag="end", frozen=True):
 
 class Credit(msgspec.Struct, array_like=True, tag="credit", frozen=True):
     id: int
-    groups: int
+    chunks: int
 
 
 class Leave(msgspec.Struct, array_like=True, tag="leave", frozen=True):

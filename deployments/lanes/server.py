@@ -11,7 +11,7 @@ import uuid
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from deployments.client import Outcome
 from deployments.lanes.address import LaneAddress
@@ -46,7 +46,10 @@ log = logging.getLogger(__name__)
 
 BYE_S: Final = 5.0
 """A near end that does not answer `Stopping` for so long is not waited for: what it asks for later is refused."""
-MAX_STREAMS_CREDIT: Final = 1 << 16
+MAX_STREAMS_CREDIT: Final = 1 << 16  # chunks
+GROUP: Final = 64
+GROUP_S: Final = 0.001
+"""So many chunks, or as many as take so long, of a workflow that waits for nothing between them travel together."""
 
 
 class LaneServer:
@@ -117,14 +120,22 @@ class _Call:
 
 
 class _Stream:
-    """`credit` groups of chunks may be written before more is granted."""
+    """`credit` chunks, and what is ready with the last of them, may be written before more is granted.
 
-    __slots__ = ("credit", "more", "task")
+    Attributes:
+        chunks: To be written at the end of this turn of the loop, as one group; since when the first of them waits.
+        failed: Why the stream cannot go on, found out while writing.
+    """
+
+    __slots__ = ("chunks", "credit", "failed", "more", "since", "task")
 
     def __init__(self, credit: int) -> None:
         self.credit = credit
         self.more = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
+        self.chunks: list[Any] = []
+        self.since = 0.0
+        self.failed: WorkflowError | None = None
 
 
 class _Caller:
@@ -138,6 +149,7 @@ class _Caller:
     def __init__(self, server: LaneServer) -> None:
         self._callers = server._callers
         self._runner = server._runner
+        self._loop = asyncio.get_running_loop()
         self._tells_begun = not server._runner.retry_safe
         self._calls: dict[int, _Call] = {}
         self._streams: dict[int, _Stream] = {}
@@ -159,7 +171,7 @@ class _Caller:
             case Credit():
                 stream = self._streams.get(message.id)
                 if stream is not None:
-                    stream.credit = min(stream.credit + message.groups, MAX_STREAMS_CREDIT)
+                    stream.credit = min(stream.credit + message.chunks, MAX_STREAMS_CREDIT)
                     stream.more.set()
             case Open():
                 self._open(message)
@@ -263,22 +275,50 @@ class _Caller:
         error: WorkflowError | None = None
         try:
             async with aclosing(self._runner.stream(decode_item(message.item))) as groups:
+                at_most = 1  # the first chunk leaves at once
                 async for group in groups:
-                    self.connection.send(Chunks(message.id, group))
-                    stream.credit -= 1
-                    while stream.credit <= 0:
+                    self._say_soon(message.id, stream, group)
+                    if len(stream.chunks) >= at_most or self._loop.time() - stream.since > GROUP_S:
+                        await asyncio.sleep(0)  # which writes them, and gives others a turn
+                        at_most = GROUP
+                    while stream.credit <= len(stream.chunks):
                         stream.more.clear()
                         await stream.more.wait()
+                    if stream.failed is not None:
+                        raise stream.failed
+                self._say(message.id, stream)
+                error = stream.failed
         except asyncio.CancelledError:
             raise  # the near end has left
-        except Unsayable as cause:
-            error = _unsayable(cause)
         except Exception as raised:  # noqa: BLE001 - whatever it is, the stream ends with it
-            error = as_error(raised, message.item[1])
+            self._say(message.id, stream)
+            error = stream.failed or as_error(raised, message.item[1])
         finally:
             self._streams.pop(message.id, None)
             self._note_idle()
         self.connection.send(End(message.id, None if error is None else encode_error(error)))
+
+    def _say_soon(self, number: int, stream: _Stream, group: list[Any]) -> None:
+        """What a workflow gives in one turn of the loop travels together: it has not waited for anything between."""
+        if not stream.chunks:
+            self._loop.call_soon(self._say, number, stream)
+            stream.since = self._loop.time()
+        stream.chunks += group
+
+    def _say(self, number: int, stream: _Stream) -> None:
+        chunks, stream.chunks = stream.chunks, []
+        if not chunks or stream.failed is not None or self._streams.get(number) is not stream:
+            return
+        try:
+            self.connection.send(Chunks(number, chunks))
+            stream.credit -= len(chunks)
+        except Unsayable as cause:
+            if len(chunks) == 1:
+                stream.failed = _unsayable(cause)
+                return
+            for part in (chunks[: len(chunks) // 2], chunks[len(chunks) // 2 :]):  # those before the one to blame count
+                stream.chunks = part
+                self._say(number, stream)
 
 
 def _unsayable(cause: Unsayable) -> WorkflowError:
