@@ -366,3 +366,33 @@ async def test_a_slow_reader_slows_its_own_producer_only() -> None:
         assert counter.made - 1000 <= len(read) + 2 * CREDIT  # what is under way, and what was granted since
         read += [number async for group in slow for number in group]
         assert read == list(range(10_000))
+
+
+async def test_the_first_chunk_leaves_at_once_and_what_follows_without_a_wait_travels_together() -> None:
+    runner = Runner(Counter(), "counter")
+    await runner.start()
+    async with lane_to(runner) as lane:
+        groups = [group async for group in lane.stream(item(1000))]
+    assert groups[0] == [0]
+    assert [number for group in groups for number in group] == list(range(1000))
+    assert len(groups) < 500
+
+
+class SpoilsOne(AsyncInferenceWorkflow[int, list[Any], Any]):
+    """Counts, but for one number that no message can say."""
+
+    async def do_stream(self, preprocessed_data: int) -> AsyncGenerator[Any]:
+        for number in range(preprocessed_data):
+            yield number if number != 20 else 1 << 80
+
+
+async def test_what_was_given_before_a_chunk_that_cannot_be_said_arrives() -> None:
+    runner = Runner(SpoilsOne(), "spoils one")
+    await runner.start()
+    read: list[Any] = []
+    async with lane_to(runner) as lane:
+        with pytest.raises(BadOutput):
+            async for group in lane.stream(item(1000)):
+                read += group
+        assert runner.figures().streams == 0
+    assert read == list(range(20))
