@@ -279,7 +279,8 @@ class _Caller:
                 async for group in groups:
                     self._say_soon(message.id, stream, group)
                     if len(stream.chunks) >= at_most or self._loop.time() - stream.since > GROUP_S:
-                        await asyncio.sleep(0)  # which writes them, and gives others a turn
+                        self._say(message.id, stream)
+                        await asyncio.sleep(0)  # they leave, and others get a turn
                         at_most = GROUP
                     while stream.credit <= len(stream.chunks):
                         stream.more.clear()

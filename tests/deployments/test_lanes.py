@@ -17,7 +17,8 @@ from deployments.client import Item
 from deployments.lanes.address import LaneAddress
 from deployments.lanes.chooser import LaneChooser
 from deployments.lanes.client import CREDIT, Lane, LaneRefused
-from deployments.lanes.frames import HEAD, WIRE_VERSION, Begun, Writer
+from deployments.lanes.connection import Connection
+from deployments.lanes.frames import HEAD, WIRE_VERSION, Begun, Chunks, Message, Writer
 from deployments.lanes.server import LaneServer
 from deployments.local import LocalClient
 from deployments.private_sockets import private_folder
@@ -368,14 +369,25 @@ async def test_a_slow_reader_slows_its_own_producer_only() -> None:
         assert read == list(range(10_000))
 
 
-async def test_the_first_chunk_leaves_at_once_and_what_follows_without_a_wait_travels_together() -> None:
+async def test_the_first_chunk_leaves_at_once_and_what_follows_without_a_wait_travels_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[list[int]] = []
+    send = Connection.send
+
+    def heard(connection: Connection, message: Message) -> None:
+        if isinstance(message, Chunks):
+            said.append(list(message.chunks))
+        send(connection, message)
+
+    monkeypatch.setattr(Connection, "send", heard)
     runner = Runner(Counter(), "counter")
     await runner.start()
     async with lane_to(runner) as lane:
-        groups = [group async for group in lane.stream(item(1000))]
-    assert groups[0] == [0]
-    assert [number for group in groups for number in group] == list(range(1000))
-    assert len(groups) < 500
+        read = [number async for group in lane.stream(item(1000)) for number in group]
+    assert said[0] == [0]
+    assert [number for chunks in said for number in chunks] == read == list(range(1000))
+    assert len(said) < 500
 
 
 class SpoilsOne(AsyncInferenceWorkflow[int, list[Any], Any]):
@@ -390,9 +402,13 @@ async def test_what_was_given_before_a_chunk_that_cannot_be_said_arrives() -> No
     runner = Runner(SpoilsOne(), "spoils one")
     await runner.start()
     read: list[Any] = []
+
+    async def read_all() -> None:
+        async for group in lane.stream(item(1000)):
+            read.extend(group)
+
     async with lane_to(runner) as lane:
         with pytest.raises(BadOutput):
-            async for group in lane.stream(item(1000)):
-                read += group
+            await read_all()
         assert runner.figures().streams == 0
     assert read == list(range(20))
