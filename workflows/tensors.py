@@ -17,7 +17,16 @@ import numpy.typing as npt
 
 from workflows.errors import InvalidInput
 
-__all__ = ["DTYPES", "MAX_ELEMENTS", "MAX_RANK", "Array", "dtype_name", "tensor_from_json", "tensor_to_json"]
+__all__ = [
+    "DTYPES",
+    "MAX_ELEMENTS",
+    "MAX_RANK",
+    "Array",
+    "checked_shape",
+    "dtype_name",
+    "tensor_from_json",
+    "tensor_to_json",
+]
 
 Array = npt.NDArray[Any]
 
@@ -70,7 +79,7 @@ def tensor_from_json(name: str, dtype: object, shape: object, data: object) -> A
     """
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise _bad(name, f"unknown dtype; known are {', '.join(DTYPES)}")
-    dims = _checked_shape(name, shape)
+    dims = checked_shape(name, shape)
     if not isinstance(data, list):
         raise _bad(name, "data must be a list")
     flat = _flatten(name, dims, data)
@@ -87,15 +96,8 @@ def tensor_to_json(array: Array) -> dict[str, Any]:
     return {"dtype": dtype_name(array), "shape": list(array.shape), "data": data}
 
 
-def _text(item: object) -> str:
-    return item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item)
-
-
-def _bad(name: str, what: str) -> InvalidInput:
-    return InvalidInput(f"tensor {name[:64]!r}: {what}", param=name[:64])
-
-
-def _checked_shape(name: str, shape: object) -> tuple[int, ...]:
+def checked_shape(name: str, shape: object) -> tuple[int, ...]:
+    """The shape that came for a tensor of this name; raises InvalidInput if an array cannot have it, or must not here."""
     if not isinstance(shape, list | tuple) or len(shape) > MAX_RANK:
         raise _bad(name, f"shape must be a list of at most {MAX_RANK} integers")
     if any(type(dim) is not int or dim < 0 for dim in shape):
@@ -103,6 +105,14 @@ def _checked_shape(name: str, shape: object) -> tuple[int, ...]:
     if prod(dim or 1 for dim in shape) > MAX_ELEMENTS:  # numpy also refuses what a dimension of 0 would make empty
         raise _bad(name, f"more than {MAX_ELEMENTS} elements")
     return tuple(shape)
+
+
+def _text(item: object) -> str:
+    return item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item)
+
+
+def _bad(name: str, what: str) -> InvalidInput:
+    return InvalidInput(f"tensor {name[:64]!r}: {what}", param=name[:64])
 
 
 def _flatten(name: str, dims: tuple[int, ...], data: list[Any]) -> Sequence[Any]:

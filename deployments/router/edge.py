@@ -295,9 +295,11 @@ def _check_media(request: Request) -> None:
         return
     if media is None:
         # A page in a browser can send a body without a type to any server; it always says where it is from, though.
-        if request.route.body == "json_or_unnamed" and b"origin" not in headers:
+        if request.route.body == "json_or_binary" and b"origin" not in headers:
             return
         raise UnsupportedMediaType()
+    if media == b"application/octet-stream" and request.route.body == "json_or_binary":
+        return
     if not _JSON_TYPE.fullmatch(media):
         is_form = media.lower().startswith(b"application/x-www-form-urlencoded")
         raise UnsupportedMediaType(_FORM_HINT if is_form else "")

@@ -161,17 +161,24 @@ def _open_inference_paths() -> Json:
         ready = _get(f"model{suffix}Ready", tag, "Whether it can answer", _ref("ModelReady"), params, error)
         ready["responses"]["503"] = _json_response("Not ready.", _ref("ModelReady"))
         paths[f"{base}/ready"] = {"get": ready}
-        paths[f"{base}/infer"] = {
-            "post": _post(
-                f"model{suffix}Infer",
-                tag,
-                "Tensors in, tensors out",
-                _ref("InferRequest"),
-                _ref("InferResponse"),
-                params,
-                error,
-            )
-        }
+        infer = _post(
+            f"model{suffix}Infer",
+            tag,
+            "Tensors in, tensors out",
+            _ref("InferRequest"),
+            _ref("InferResponse"),
+            params,
+            error,
+        )
+        binary: Json = {"schema": {"type": "string", "format": "binary"}}
+        infer["requestBody"]["content"]["application/octet-stream"] = binary
+        infer["responses"]["200"]["content"]["application/octet-stream"] = binary
+        infer["description"] = (
+            "In binary form, the tensors' bytes follow the JSON in the order of their names; the header"
+            " `inference-header-content-length` says how long the JSON is, and each tensor's `binary_data_size`"
+            " how many bytes are its own."
+        )
+        paths[f"{base}/infer"] = {"post": infer}
     return paths
 
 

@@ -78,9 +78,12 @@ class Request:
     def errors(self) -> ErrorTable:
         return self.route.protocol.errors
 
-    async def json(self) -> Any:
-        """The body's JSON value, parsed anew at every call. Raises BadJson and InvalidInput."""
-        return await parse_json_aside(self.body, self.limits)
+    async def json(self, size: int | None = None) -> Any:
+        """The JSON value of the body, or of its first `size` bytes, parsed anew at every call.
+
+        Raises BadJson and InvalidInput.
+        """
+        return await parse_json_aside(self.body if size is None else self.body[:size], self.limits)
 
     async def begin(self, status: int, headers: Headers) -> None:
         """Send the status line and headers, with the request id among them. Raises Cancelled if the caller has left."""
@@ -123,8 +126,9 @@ class Route:
         path: Its segments are literal or `{name}`, which stands for one whole segment.
         endpoint: Answers; None as a reply says that it has sent the answer itself.
         access: Who may: anyone, any valid key, or an operator's key.
-        body: `json`: application/json is required. `json_or_unnamed`: a missing content-type will do as well,
-            because this protocol's clients send none (but not from a browser's page). None: no body is read.
+        body: `json`: application/json is required. `json_or_binary`: application/octet-stream will do as well,
+            because binary data may follow the JSON, and so will a missing content-type, because this protocol's clients
+            send none (but not from a browser's page). None: no body is read.
     """
 
     method: str
@@ -132,7 +136,7 @@ class Route:
     endpoint: Endpoint
     protocol: Protocol
     access: Literal["public", "key", "operator"] = "key"
-    body: Literal["json", "json_or_unnamed"] | None = None
+    body: Literal["json", "json_or_binary"] | None = None
 
 
 MAX_PATHS_KEPT: Final = 512

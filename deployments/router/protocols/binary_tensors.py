@@ -1,0 +1,92 @@
+"""Tensors as the Open Inference Protocol's binary form has them: little-endian, row-major, no padding.
+
+https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
+
+An element of BYTES is its length in four bytes and then itself. Sizes are checked with Python's integers before memory is
+taken, and numbers are not copied: what comes out is a read-only view of what came in.
+"""
+
+from __future__ import annotations
+
+import struct
+from math import prod
+
+import numpy as np
+
+from workflows.errors import InvalidInput
+from workflows.tensors import DTYPES, Array, checked_shape
+
+__all__ = ["tensor_from_bytes", "tensor_to_bytes"]
+
+_LENGTH = struct.Struct("<I")
+
+
+def tensor_from_bytes(name: str, dtype: str, shape: object, data: memoryview, most_texts: int) -> Array:
+    """Build the array that a binary tensor describes.
+
+    Args:
+        name: The tensor's name, for error messages and `param`.
+        dtype: A key of `DTYPES`.
+        shape: Non-negative integers.
+        data: All of the tensor's bytes, and nothing else.
+        most_texts: How many elements a tensor of texts may have.
+
+    Raises:
+        InvalidInput: A shape that cannot be, another number of bytes than the shape says, a boolean that is neither 0
+            nor 1, a text that is not UTF-8 or ends elsewhere than its length says.
+    """
+    dims = checked_shape(name, shape)
+    count = prod(dims)
+    target = DTYPES[dtype]
+    if dtype == "string":
+        if count > most_texts:
+            raise _bad(name, "too many texts")
+        return _texts(name, count, data).reshape(dims)
+    if len(data) != count * target.itemsize:
+        raise _bad(name, f"expected {count * target.itemsize} bytes, got {len(data)}")
+    if not count:
+        return np.empty(dims, target)
+    array: Array = np.frombuffer(data, target.newbyteorder("<")).astype(target, copy=False)
+    if dtype == "bool" and np.frombuffer(data, np.uint8).max() > 1:
+        raise _bad(name, "a boolean is neither 0 nor 1")
+    return array.reshape(dims)
+
+
+def tensor_to_bytes(array: Array) -> bytes | memoryview:
+    """An array's bytes: its own memory, if that is in order. Texts are written in UTF-8."""
+    if array.dtype.kind in "OUS":
+        return b"".join(_LENGTH.pack(len(text)) + text for text in map(_utf8, array.ravel().tolist()))
+    ordered = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    return ordered.reshape(-1).view(np.uint8).data if ordered.size else b""
+
+
+def _texts(name: str, count: int, data: memoryview) -> Array:
+    if len(data) < count * _LENGTH.size:
+        raise _bad(name, f"{len(data)} bytes cannot hold {count} elements")
+    found: list[str] = []
+    place = 0
+    for _ in range(count):
+        start = place + _LENGTH.size
+        if start > len(data):
+            raise _bad(name, f"ends within element {len(found)}")
+        (size,) = _LENGTH.unpack_from(data, place)
+        place = start + size
+        if place > len(data):
+            raise _bad(name, f"element {len(found)} is longer than what is there")
+        try:
+            found.append(str(data[start:place], "utf-8"))
+        except UnicodeDecodeError:
+            raise _bad(name, f"element {len(found)} is not UTF-8") from None
+    if place != len(data):
+        raise _bad(name, f"{len(data) - place} bytes too many")
+    array = np.empty(count, object)
+    array[:] = found
+    return array
+
+
+def _utf8(item: object) -> bytes:
+    return item if isinstance(item, bytes) else str(item).encode()
+
+
+def _bad(name: str, what: str) -> InvalidInput:
+    return InvalidInput(f"tensor {name[:64]!r}: {what}", param=name[:64])
