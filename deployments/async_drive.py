@@ -11,7 +11,7 @@ from typing import Any
 from deployments.batch_curve import CurvePoint
 from deployments.client import Item, Outcome, Timing
 from deployments.config import WorkflowSettings
-from deployments.wire import plain
+from deployments.wire import plain, plain_chunk
 from workflows.async_base import AsyncInferenceWorkflow
 from workflows.base import Parsed
 from workflows.batch import as_error, working_for
@@ -94,7 +94,7 @@ class AsyncDrive:
                     return
                 except TimeoutError as error:
                     raise _late(error, limit, begun=True) from error
-                yield [plain(chunk)]
+                yield [plain_chunk(chunk)]
         finally:
             if not ended:
                 call.cancel()

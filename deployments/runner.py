@@ -29,7 +29,7 @@ from workflows.errors import NotReady, Overloaded, ReplicaLost, WorkflowError
 __all__ = ["Figures", "Runner", "Taken"]
 
 CURVES_SHOWN: Final = 8
-EXPECTED_S: Final = 5.0
+EXPECTED_S: Final = 15.0
 """A caller that says nothing for so long has no items waiting for this desk."""
 MAX_CALLERS: Final = 256
 MAX_EXPECTED: Final = 1e9

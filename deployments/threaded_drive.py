@@ -14,7 +14,7 @@ from deployments.batcher import Batcher, Entrant
 from deployments.client import Item, Outcome
 from deployments.config import WorkflowSettings
 from deployments.threads import ModelThread
-from deployments.wire import plain
+from deployments.wire import plain, plain_chunk
 from workflows.base import BaseInferenceWorkflow, Parsed
 from workflows.batch import as_error, working_for
 from workflows.card import Load
@@ -179,7 +179,7 @@ class ThreadedDrive:
         try:
             with working_for(call):
                 for chunk in chunks:
-                    made.append(plain(chunk))
+                    made.append(plain_chunk(chunk))
                     if first or len(made) >= SLICE_CHUNKS or self._thread.contended or time.monotonic() >= until:
                         return made, None, False
             return made, None, True

@@ -12,9 +12,18 @@ from typing import Any, Final
 from deployments.client import Item, Outcome, Timing
 from workflows.context import CallContext
 from workflows.errors import WorkflowError, error_types
-from workflows.plain import plain
+from workflows.plain import plain, plain_chunk
 
-__all__ = ["decode_error", "decode_item", "decode_outcome", "encode_error", "encode_item", "encode_outcome", "plain"]
+__all__ = [
+    "decode_error",
+    "decode_item",
+    "decode_outcome",
+    "encode_error",
+    "encode_item",
+    "encode_outcome",
+    "plain",
+    "plain_chunk",
+]
 
 PlainItem = tuple[Any, str, float | None, str | None, int, str | None, str | None]
 PlainError = tuple[str, str, str | None, float | None, bool]

@@ -28,6 +28,7 @@ from deployments.lanes.frames import (
     Stopping,
     Unsayable,
     Waiting,
+    cost_of,
 )
 from deployments.wire import decode_error, decode_outcome, encode_item
 from workflows.errors import InvalidInput, ReplicaLost, WorkflowError
@@ -35,7 +36,7 @@ from workflows.errors import InvalidInput, ReplicaLost, WorkflowError
 __all__ = ["Lane", "LaneRefused"]
 
 CREDIT: Final = 256
-"""Groups of chunks that may be under way to a reader who is slower than the workflow."""
+"""What chunks may cost (see `cost_of`) that are under way to a reader who is slower than the workflow."""
 HELLO_S: Final = 5.0
 
 
@@ -56,10 +57,11 @@ class _Call:
 
 
 class _Stream:
-    __slots__ = ("chunks", "ended", "error", "some")
+    __slots__ = ("chunks", "cost", "ended", "error", "some")
 
     def __init__(self) -> None:
         self.chunks: list[Any] = []
+        self.cost = 0  # of these chunks: credit to give back
         self.ended = False
         self.error: WorkflowError | None = None
         self.some = asyncio.Event()
@@ -159,10 +161,11 @@ class Lane:
                     stream.some.clear()
                     await stream.some.wait()
                 if stream.chunks:
-                    chunks, stream.chunks = stream.chunks, []
+                    chunks, cost = stream.chunks, stream.cost
+                    stream.chunks, stream.cost = [], 0
                     yield chunks
                     if not stream.ended:
-                        self._connection.send(Credit(number, len(chunks)))
+                        self._connection.send(Credit(number, cost))
                 elif stream.error is not None:
                     raise stream.error
                 elif stream.ended:
@@ -209,7 +212,7 @@ class Lane:
 
     # ---- what the replica says -------------------------------------------------------------------------------------------
 
-    def _heard(self, message: Message) -> None:
+    def _heard(self, message: Message, size: int) -> None:
         match message:
             case Outcomes():
                 call = self._calls.get(message.id)
@@ -223,7 +226,7 @@ class Lane:
             case Chunks() | End():
                 stream = self._streams.get(message.id)
                 if stream is not None:
-                    self._feed(stream, message)
+                    self._feed(stream, message, size)
             case Hello():
                 if not self._hello.done():
                     self._hello.set_result(message)
@@ -232,9 +235,10 @@ class Lane:
             case _:
                 raise ValueError("a message that only the near end sends")
 
-    def _feed(self, stream: _Stream, message: Chunks | End) -> None:
+    def _feed(self, stream: _Stream, message: Chunks | End, size: int) -> None:
         if isinstance(message, Chunks):
             stream.chunks += message.chunks
+            stream.cost += cost_of(message.chunks, size)
         else:
             stream.ended = True
             stream.error = None if message.error is None else decode_error(message.error)

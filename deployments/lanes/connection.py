@@ -28,13 +28,13 @@ class Connection(asyncio.BufferedProtocol):
     """One end. Belongs to its event loop.
 
     Args:
-        heard: Gets every message, in order. What it raises ends the connection.
+        heard: Gets every message, in order, with its size in bytes. What it raises ends the connection.
         lost: Called once, when nothing more will be heard.
         made: Called once, when something can be sent.
     """
 
     def __init__(
-        self, heard: Callable[[Message], None], lost: Callable[[], None], made: Callable[[], None] | None = None
+        self, heard: Callable[[Message, int], None], lost: Callable[[], None], made: Callable[[], None] | None = None
     ) -> None:
         self._heard = heard
         self._lost = lost
@@ -57,14 +57,17 @@ class Connection(asyncio.BufferedProtocol):
     def open(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
 
-    def send(self, message: Message) -> None:
-        """Write a message; of no effect once the other end is gone. Raises Unsayable, and then nothing was written."""
+    def send(self, message: Message) -> int:
+        """Write a message; of no effect once the other end is gone. Raises Unsayable, and then nothing was written.
+
+        Returns how many bytes the other end gets.
+        """
         parts = self._writer.write(message)
-        if self._transport is None or self._transport.is_closing():
-            return
-        if not self._out:
-            self._loop.call_soon(self._flush)
-        self._out += parts
+        if self._transport is not None and not self._transport.is_closing():
+            if not self._out:
+                self._loop.call_soon(self._flush)
+            self._out += parts
+        return sum(map(len, parts))
 
     def _flush(self) -> None:
         """What was said in one turn of the loop leaves together."""
@@ -152,7 +155,7 @@ class Connection(asyncio.BufferedProtocol):
             self._start += size
             # The data is copied: arrays outlive the buffer's content.
             copied = bytearray(self._view[first + words : self._start])
-            self._heard(self._reader.read(self._view[first : first + words], copied))
+            self._heard(self._reader.read(self._view[first : first + words], copied), size)
         rest = self._end - self._start
         if self._start:
             self._buffer[:rest] = self._buffer[self._start : self._end]
@@ -169,7 +172,7 @@ class Connection(asyncio.BufferedProtocol):
     def _take_large(self) -> None:
         frame, words, self._large = self._large, self._large_words, None
         assert frame is not None
-        self._heard(self._reader.read(frame[:words], frame[words:]))
+        self._heard(self._reader.read(frame[:words], frame[words:]), HEAD.size + len(frame))
 
     def _abort(self) -> None:
         if self._transport is not None:

@@ -9,7 +9,7 @@ below and plain data, or refused.
     near end                                   far end
     -> Call(id, items)                         <- Outcomes(id, ...) until each item has its own
     -> Open(id, item, credit)                  <- Chunks(id, ...) while there is credit, then End(id, error)
-    -> Credit(id, chunks), Leave(id), Cancel   <- Begun(id, indices), where that matters (see `Hello`)
+    -> Credit(id, amount), Leave(id), Cancel   <- Begun(id, indices), where that matters (see `Hello`)
     -> Bye, the last word                      <- Hello, the first word; Stopping, to be answered with Bye
 """
 
@@ -28,6 +28,7 @@ from workflows.tensors import Array
 __all__ = [
     "ALIGN",
     "COPIED_BYTES",
+    "COST_BYTES",
     "HEAD",
     "MAX_FRAME_BYTES",
     "WIRE_VERSION",
@@ -48,9 +49,11 @@ __all__ = [
     "Unsayable",
     "Waiting",
     "Writer",
+    "cost_of",
 ]
 
 WIRE_VERSION: Final = 2
+COST_BYTES: Final = 16 << 10
 MAX_FRAME_BYTES: Final = 256 << 20  # as a message of a handle may have, see serve_config.yaml
 HEAD: Final = Layout("<II")
 COPIED_BYTES: Final = 16 << 10
@@ -91,7 +94,7 @@ class Begun(msgspec.Struct, array_like=True, tag="begun", frozen=True):
 
 
 class Open(msgspec.Struct, array_like=True, tag="open", frozen=True):
-    """A stream; `credit` chunks may come before more is granted."""
+    """A stream; `credit` (see `cost_of`) may be spent before more is granted."""
 
     id: int
     item: PlainItem
@@ -103,6 +106,11 @@ class Chunks(msgspec.Struct, array_like=True, tag="chunks", frozen=True):
     chunks: list[Any]
 
 
+def cost_of(chunks: list[Any], frame_bytes: int) -> int:
+    """What chunks in a frame of so many bytes cost of their stream's credit: large ones count for several small ones."""
+    return max(len(chunks), frame_bytes // COST_BYTES)
+
+
 class End(msgspec.Struct, array_like=True, tag="end", frozen=True):
     id: int
     error: PlainError | None
@@ -110,7 +118,7 @@ class End(msgspec.Struct, array_like=True, tag="end", frozen=True):
 
 class Credit(msgspec.Struct, array_like=True, tag="credit", frozen=True):
     id: int
-    chunks: int
+    amount: int
 
 
 class Leave(msgspec.Struct, array_like=True, tag="leave", frozen=True):

@@ -33,6 +33,7 @@ from deployments.lanes.frames import (
     Stopping,
     Unsayable,
     Waiting,
+    cost_of,
 )
 from deployments.private_sockets import private_folder
 from deployments.runner import Runner, Taken
@@ -46,7 +47,7 @@ log = logging.getLogger(__name__)
 
 BYE_S: Final = 5.0
 """A near end that does not answer `Stopping` for so long is not waited for: what it asks for later is refused."""
-MAX_STREAMS_CREDIT: Final = 1 << 16  # chunks
+MAX_STREAMS_CREDIT: Final = 1 << 16
 GROUP: Final = 64
 GROUP_S: Final = 0.001
 """So many chunks, or as many as take so long, of a workflow that waits for nothing between them travel together."""
@@ -120,7 +121,7 @@ class _Call:
 
 
 class _Stream:
-    """`credit` chunks, and what is ready with the last of them, may be written before more is granted.
+    """What is ready may be written while there is credit, which may so be overdrawn once, before more is granted.
 
     Attributes:
         chunks: To be written at the end of this turn of the loop, as one group; since when the first of them waits.
@@ -164,14 +165,14 @@ class _Caller:
         self._callers.add(self)
         self.connection.send(self._hello)
 
-    def _heard(self, message: Message) -> None:
+    def _heard(self, message: Message, _: int) -> None:
         match message:
             case Call():
                 self._call(message)
             case Credit():
                 stream = self._streams.get(message.id)
                 if stream is not None:
-                    stream.credit = min(stream.credit + message.chunks, MAX_STREAMS_CREDIT)
+                    stream.credit = min(stream.credit + message.amount, MAX_STREAMS_CREDIT)
                     stream.more.set()
             case Open():
                 self._open(message)
@@ -282,7 +283,7 @@ class _Caller:
                         self._say(message.id, stream)
                         await asyncio.sleep(0)  # they leave, and others get a turn
                         at_most = GROUP
-                    while stream.credit <= len(stream.chunks):
+                    while stream.failed is None and stream.credit <= len(stream.chunks):
                         stream.more.clear()
                         await stream.more.wait()
                     if stream.failed is not None:
@@ -311,15 +312,18 @@ class _Caller:
         if not chunks or stream.failed is not None or self._streams.get(number) is not stream:
             return
         try:
-            self.connection.send(Chunks(number, chunks))
-            stream.credit -= len(chunks)
+            stream.credit -= cost_of(chunks, self.connection.send(Chunks(number, chunks)))
         except Unsayable as cause:
             if len(chunks) == 1:
                 stream.failed = _unsayable(cause)
+                stream.more.set()
                 return
             for part in (chunks[: len(chunks) // 2], chunks[len(chunks) // 2 :]):  # those before the one to blame count
                 stream.chunks = part
                 self._say(number, stream)
+        except Exception as raised:  # noqa: BLE001 - nobody calls this who could be told: the stream ends with it
+            stream.failed = as_error(raised)
+            stream.more.set()
 
 
 def _unsayable(cause: Unsayable) -> WorkflowError:

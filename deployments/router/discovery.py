@@ -159,10 +159,10 @@ class Discovery:
         await self._find_lanes(known, app.last_deployed_time_s)
         if entry.card is not None:
             entry.dispatcher.configure(entry.card, known.replicas)
-            with contextlib.suppress(WorkflowError):
-                await entry.dispatcher.tell_waiting()
         entry.replicas, entry.lanes = known.replicas, known.ways.lanes
         entry.state, entry.reason, entry.detail = _state(app, known.replicas, entry.card is not None)
+        with contextlib.suppress(WorkflowError):
+            await entry.dispatcher.tell_waiting()
 
     async def _find_lanes(self, known: _Known, deployed: float) -> None:
         """Ask the replicas for their lanes when there may be other replicas than before, until each has one, but not for

@@ -21,7 +21,7 @@ from deployments.router.refusals import BadJson
 from workflows.errors import BadOutput, InvalidInput
 from workflows.tensors import tensor_to_json
 
-__all__ = ["ASIDE_BYTES", "parse_json", "parse_json_aside", "render_json"]
+__all__ = ["parse_json", "parse_json_aside", "render_json"]
 
 ASIDE_BYTES: Final = 1 << 20
 """What is not larger is parsed within some milliseconds, which a thread would not make better."""

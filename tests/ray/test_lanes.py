@@ -12,12 +12,11 @@ from tests.ray.waiting import until
 def test_a_router_beside_its_replicas_has_a_lane_to_each(default_system: Cluster) -> None:
     names = {app["name"] for app in default_system.config()["applications"]} - {"router"}
 
-    def lanes() -> dict[str, float]:
-        found = gauges(default_system, "infernet_workflow_lanes")
-        return {name: found.get(name, 0.0) for name in names}
+    def ways() -> dict[str, tuple[float, float]]:
+        lanes, replicas = (gauges(default_system, f"infernet_workflow_{what}") for what in ("lanes", "replicas"))
+        return {name: (lanes.get(name, 0.0), replicas.get(name, 0.0)) for name in names}
 
-    until(lambda: lanes() == dict.fromkeys(names, 1.0), seconds=20, what=lambda: f"a lane to each, got {lanes()}")
-    assert {name: gauges(default_system, "infernet_workflow_replicas")[name] for name in names} == lanes()
+    until(lambda: ways() == dict.fromkeys(names, (1, 1)), seconds=20, what=lambda: f"a lane to each, got {ways()}")
 
 
 def test_the_handle_alone_gives_the_same_answers(default_system: Cluster, by_handle: Cluster) -> None:

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol's binary form: exact both ways, whatever bytes come, and never more memory than came."""
+"""The Open Inference Protocol's binary form: exact both ways, and a clear refusal of whatever cannot be."""
 
 from __future__ import annotations
 

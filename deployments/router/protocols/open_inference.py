@@ -19,7 +19,7 @@ from typing import Any, Final
 from deployments.config import Limits
 from deployments.router.asking import Workflows
 from deployments.router.directory import Entry
-from deployments.router.json_body import ASIDE_BYTES, render_json
+from deployments.router.json_body import render_json
 from deployments.router.protocols.binary_tensors import tensor_from_bytes, tensor_to_bytes
 from deployments.router.protocols.tables import OPEN_INFERENCE
 from deployments.router.request import Protocol, Reply, Request, Route, json_reply
@@ -43,6 +43,8 @@ DATATYPES: Final[Mapping[str, str]] = {
 }
 _NAMES: Final = {dtype: datatype for datatype, dtype in DATATYPES.items()}
 _BINARY_HEADER: Final = b"inference-header-content-length"
+_ASIDE_BYTES: Final = 64 << 10
+"""Of binary tensors; in texts so many bytes take some milliseconds."""
 _BINARY: Final = (b"content-type", b"application/octet-stream")
 _RESERVED: Final = frozenset(
     {
@@ -156,7 +158,7 @@ def _json_size(request: Request) -> int:
 
 async def _parse_aside(body: Any, tail: memoryview, limits: Limits) -> _Infer:
     """As `_parse`, on a thread if it may take long."""
-    if len(tail) <= ASIDE_BYTES:
+    if len(tail) <= _ASIDE_BYTES:
         return _parse(body, tail, limits)
     return await asyncio.to_thread(_parse, body, tail, limits)
 
@@ -177,7 +179,7 @@ def _parse(body: Any, tail: memoryview, limits: Limits) -> _Infer:
     for tensor in tensors:
         name, array, size = _input(tensor, tail, texts)
         tail = tail[size:]
-        texts -= array.size if array.dtype.kind == "O" else 0
+        texts -= array.size if size and array.dtype.kind == "O" else 0
         if name in inputs:
             raise InvalidInput(f"two inputs are named {name[:64]!r}", param="inputs")
         inputs[name] = array
