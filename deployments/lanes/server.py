@@ -155,6 +155,7 @@ class _Caller:
         self._calls: dict[int, _Call] = {}
         self._streams: dict[int, _Stream] = {}
         self._due: dict[int, _Call] = {}
+        self._due_streams: list[tuple[int, _Stream]] = []
         self._hello = Hello(WIRE_VERSION, server._replica, self._tells_begun)
         self.said_bye = asyncio.Event()
         self.idle = asyncio.Event()
@@ -303,9 +304,16 @@ class _Caller:
     def _say_soon(self, number: int, stream: _Stream, group: list[Any]) -> None:
         """What a workflow gives in one turn of the loop travels together: it has not waited for anything between."""
         if not stream.chunks:
-            self._loop.call_soon(self._say, number, stream)
+            if not self._due_streams:
+                self._loop.call_soon(self._say_all)
+            self._due_streams.append((number, stream))
             stream.since = self._loop.time()
         stream.chunks += group
+
+    def _say_all(self) -> None:
+        due, self._due_streams = self._due_streams, []
+        for number, stream in due:
+            self._say(number, stream)
 
     def _say(self, number: int, stream: _Stream) -> None:
         chunks, stream.chunks = stream.chunks, []
