@@ -47,7 +47,7 @@ class Peer:
 
 
 def _ours(name: str, title: str, **variables: str) -> Peer:
-    return Peer(name, title, "", (), "", "ours", variables, start_s=120.0)
+    return Peer(name, title, "", (), "", "ours", variables, start_s=120.0, binary=True)
 
 
 _MLSERVER: Final = ("mlserver", *_RUNTIME)
