@@ -27,7 +27,8 @@ from workflows.errors import BadOutput
 
 __all__ = ["plain", "plain_chunk"]
 
-_LEAVES: Final = frozenset({str, int, float, bool, type(None), bytes, np.ndarray})
+_SIMPLE: Final = frozenset({str, int, float, bool, type(None), bytes})
+_LEAVES: Final = _SIMPLE | {np.ndarray}
 _HOLDERS: Final = frozenset({dict, list, np.ndarray})
 
 
@@ -45,7 +46,7 @@ def plain(value: Any) -> Any:
 
 def plain_chunk(value: Any) -> Any:
     """`plain`, with arrays of its own: a workflow may fill the same one again before its last content was written."""
-    return _owned(plain(value))
+    return value if type(value) in _SIMPLE else _owned(plain(value))
 
 
 def _owned(value: Any) -> Any:
