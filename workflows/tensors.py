@@ -22,6 +22,7 @@ __all__ = [
     "MAX_ELEMENTS",
     "MAX_RANK",
     "Array",
+    "bad_tensor",
     "checked_shape",
     "dtype_name",
     "tensor_from_json",
@@ -78,15 +79,15 @@ def tensor_from_json(name: str, dtype: object, shape: object, data: object) -> A
             is (1.9 or true in an integer tensor, "1.5" in a float one, 300 in uint8, 1e300 in float32, null anywhere).
     """
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise _bad(name, f"unknown dtype; known are {', '.join(DTYPES)}")
+        raise bad_tensor(name, f"unknown dtype; known are {', '.join(DTYPES)}")
     dims = checked_shape(name, shape)
     if not isinstance(data, list):
-        raise _bad(name, "data must be a list")
+        raise bad_tensor(name, "data must be a list")
     flat = _flatten(name, dims, data)
     target = DTYPES[dtype]
     allowed = _ALLOWED[target.kind]
     if not allowed.issuperset(map(type, flat)):
-        raise _bad(name, f"an element is not a {dtype}")
+        raise bad_tensor(name, f"an element is not a {dtype}")
     return _fill(name, flat, target, dtype).reshape(dims)
 
 
@@ -99,11 +100,11 @@ def tensor_to_json(array: Array) -> dict[str, Any]:
 def checked_shape(name: str, shape: object) -> tuple[int, ...]:
     """The shape that came for a tensor of this name; raises InvalidInput if an array cannot have it, or must not here."""
     if not isinstance(shape, list | tuple) or len(shape) > MAX_RANK:
-        raise _bad(name, f"shape must be a list of at most {MAX_RANK} integers")
+        raise bad_tensor(name, f"shape must be a list of at most {MAX_RANK} integers")
     if any(type(dim) is not int or dim < 0 for dim in shape):
-        raise _bad(name, "shape must hold non-negative integers")
+        raise bad_tensor(name, "shape must hold non-negative integers")
     if prod(dim or 1 for dim in shape) > MAX_ELEMENTS:  # numpy also refuses what a dimension of 0 would make empty
-        raise _bad(name, f"more than {MAX_ELEMENTS} elements")
+        raise bad_tensor(name, f"more than {MAX_ELEMENTS} elements")
     return tuple(shape)
 
 
@@ -111,7 +112,8 @@ def _text(item: object) -> str:
     return item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item)
 
 
-def _bad(name: str, what: str) -> InvalidInput:
+def bad_tensor(name: str, what: str) -> InvalidInput:
+    """What is wrong with the tensor of this name, as an error to be raised."""
     return InvalidInput(f"tensor {name[:64]!r}: {what}", param=name[:64])
 
 
@@ -120,14 +122,14 @@ def _flatten(name: str, dims: tuple[int, ...], data: list[Any]) -> Sequence[Any]
     count = prod(dims)
     if not (data and type(data[0]) is list) and (len(dims) < 2 or len(data) == count):
         if len(data) != count:
-            raise _bad(name, f"expected {count} elements, got {len(data)}")
+            raise bad_tensor(name, f"expected {count} elements, got {len(data)}")
         return data
     level: list[Any] = data
     if not dims or len(level) != dims[0]:
-        raise _bad(name, "data is nested differently from its shape")
+        raise bad_tensor(name, "data is nested differently from its shape")
     for dim in dims[1:]:
         if any(type(part) is not list or len(part) != dim for part in level):
-            raise _bad(name, "data is nested differently from its shape")
+            raise bad_tensor(name, "data is nested differently from its shape")
         level = list(chain.from_iterable(level))
     return level
 
@@ -143,5 +145,7 @@ def _fill(name: str, flat: Sequence[Any], target: np.dtype[Any], dtype: str) -> 
     except (OverflowError, ValueError, TypeError):
         array = None
     if array is None or (target.kind == "f" and not np.logical_and.reduce(np.isfinite(array))):
-        raise _bad(name, f"an element is out of range for {dtype}")  # without a cause: numpy's error shows the element
+        raise bad_tensor(
+            name, f"an element is out of range for {dtype}"
+        )  # without a cause: numpy's error shows the element
     return array

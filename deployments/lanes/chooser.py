@@ -86,9 +86,8 @@ class LaneChooser:
         for lane in self._lanes.values():
             lane.tell_waiting(caller, items)
         if len(self._lanes) < self._replicas:
-            await self._handle.tell_waiting(
-                caller, items
-            )  # it reaches those with a lane as well, who hear the same twice
+            # It reaches those with a lane as well: they hear the same twice, from the same caller.
+            await self._handle.tell_waiting(caller, items)
 
     async def card(self) -> Card:
         return await self._handle.card()

@@ -316,6 +316,7 @@ class _Caller:
             self._say(number, stream)
 
     def _say(self, number: int, stream: _Stream) -> None:
+        """Write what the stream has ready. Raises nothing: what goes wrong is `stream.failed`, and `_run` ends with it."""
         chunks, stream.chunks = stream.chunks, []
         if not chunks or stream.failed is not None or self._streams.get(number) is not stream:
             return

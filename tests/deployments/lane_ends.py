@@ -1,16 +1,23 @@
-"""Both ends of a local lane in one process."""
+"""Both ends of a local lane in one process, and what is sent over it."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
+from deployments.client import Item
 from deployments.lanes.chooser import LaneChooser
 from deployments.lanes.server import LaneServer
 from deployments.local import LocalClient
 from deployments.runner import Runner
+from workflows import CallContext
 
-__all__ = ["lane_to"]
+__all__ = ["item", "lane_to"]
+
+
+def item(value: Any) -> Item:
+    return Item(value, CallContext("request"))
 
 
 @asynccontextmanager

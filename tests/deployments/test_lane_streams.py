@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deployments.client import Item
 from deployments.lanes.client import CREDIT
 from deployments.lanes.connection import Connection
 from deployments.lanes.frames import COST_BYTES, Chunks, Message, Writer
 from deployments.runner import Runner
-from tests.deployments.lane_ends import lane_to
-from workflows import AsyncInferenceWorkflow, BaseInferenceWorkflow, CallContext
-from workflows.errors import BadOutput, WorkflowError
+from tests.contract import read
+from tests.deployments.lane_ends import item, lane_to
+from workflows import AsyncInferenceWorkflow, BaseInferenceWorkflow
+from workflows.errors import BadOutput
 
 
-def item(value: Any) -> Item:
-    return Item(value, CallContext("request"))
+def flat(groups: list[list[Any]]) -> list[Any]:
+    return [chunk for group in groups for chunk in group]
 
 
 class Counter(AsyncInferenceWorkflow[int, list[int], int]):
@@ -41,12 +41,11 @@ async def test_a_slow_reader_slows_its_own_producer_only() -> None:
     runner = Runner(counter, "counter")
     await runner.start()
     async with lane_to(runner) as lane, aclosing(lane.stream(item(10_000))) as slow:
-        read = list(await anext(slow))
-        fast = [number async for group in lane.stream(item(1000)) for number in group]
-        assert fast == list(range(1000))
-        assert counter.made - 1000 <= len(read) + 2 * CREDIT  # what is under way, and what was granted since
-        read += [number async for group in slow for number in group]
-        assert read == list(range(10_000))
+        first = list(await anext(slow))
+        fast, _ = await read(lane, item(1000))
+        assert flat(fast) == list(range(1000))
+        assert counter.made - 1000 <= len(first) + 2 * CREDIT  # what is under way, and what was granted since
+        assert first + flat([group async for group in slow]) == list(range(10_000))
 
 
 async def test_the_first_chunk_leaves_at_once_and_what_follows_without_a_wait_travels_together(
@@ -64,9 +63,9 @@ async def test_the_first_chunk_leaves_at_once_and_what_follows_without_a_wait_tr
     runner = Runner(Counter(), "counter")
     await runner.start()
     async with lane_to(runner) as lane:
-        read = [number async for group in lane.stream(item(1000)) for number in group]
+        groups, _ = await read(lane, item(1000))
     assert said[0] == [0]
-    assert [number for chunks in said for number in chunks] == read == list(range(1000))
+    assert flat(said) == flat(groups) == list(range(1000))
     assert len(said) < 500
 
 
@@ -81,17 +80,11 @@ class SpoilsOne(AsyncInferenceWorkflow[int, list[Any], Any]):
 async def test_what_was_given_before_a_chunk_that_cannot_be_said_arrives() -> None:
     runner = Runner(SpoilsOne(), "spoils one")
     await runner.start()
-    read: list[Any] = []
-
-    async def keep() -> None:
-        async for group in lane.stream(item(1000)):
-            read.extend(group)
-
     async with lane_to(runner) as lane:
-        with pytest.raises(BadOutput):
-            await keep()
+        groups, error = await read(lane, item(1000))
         assert runner.figures().streams == 0
-    assert read == list(range(20))
+    assert isinstance(error, BadOutput)
+    assert flat(groups) == list(range(20))
 
 
 class ReusesItsArray(AsyncInferenceWorkflow[int, list[Any], Any]):
@@ -119,25 +112,26 @@ async def test_a_chunk_is_as_it_was_when_it_was_given(workflow: type[BaseInferen
     runner = Runner(workflow(), "reuses its array")
     await runner.start()
     async with lane_to(runner) as lane:
-        read = [chunk["deep"][0][0] async for group in lane.stream(item(100)) for chunk in group]
-    assert read == list(range(100))
+        groups, _ = await read(lane, item(100))
+    assert [chunk["deep"][0][0] for chunk in flat(groups)] == list(range(100))
 
 
 async def test_a_fault_while_chunks_are_written_ends_the_stream_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     write = Writer.write
 
-    def fails_once(writer: Writer, message: Message) -> Any:
+    def fails(writer: Writer, message: Message) -> Any:
         if isinstance(message, Chunks) and len(message.chunks) > 1:
             raise MemoryError
         return write(writer, message)
 
-    monkeypatch.setattr(Writer, "write", fails_once)
+    monkeypatch.setattr(Writer, "write", fails)
     runner = Runner(Counter(), "counter")
     await runner.start()
     async with lane_to(runner) as lane:
-        with pytest.raises(WorkflowError):
-            await read_all(lane.stream(item(1000)))
+        groups, error = await read(lane, item(1000))
         assert runner.figures().streams == 0
+    assert error is not None
+    assert flat(groups) == [0]
 
 
 async def test_a_stream_that_cannot_go_on_waits_for_no_credit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,14 +162,9 @@ async def test_large_chunks_cost_more_credit() -> None:
     runner = Runner(pictures, "pictures")
     await runner.start()
     async with lane_to(runner) as lane, aclosing(lane.stream(item(40))) as slow:
-        read = len(await anext(slow))
+        first = len(await anext(slow))
         for _ in range(1000):
             await asyncio.sleep(0)
         at_most = CREDIT * COST_BYTES // (1 << 20) + 1
-        assert pictures.made <= read + at_most
-        read += len(await read_all(slow))
-    assert read == 40
-
-
-async def read_all(groups: AsyncGenerator[list[Any]]) -> list[Any]:
-    return [chunk async for group in groups for chunk in group]
+        assert pictures.made <= first + at_most
+        assert first + len(flat([group async for group in slow])) == 40

@@ -23,7 +23,7 @@ from deployments.local import LocalClient
 from deployments.private_sockets import private_folder
 from deployments.runner import Figures, Runner
 from tests.contract import Deployment, Place, collect, error_of
-from tests.deployments.lane_ends import lane_to
+from tests.deployments.lane_ends import item, lane_to
 from tests.orders import SyncOrders
 from workflows import AsyncInferenceWorkflow, BaseInferenceWorkflow, CallContext
 from workflows.errors import BadOutput, InvalidInput, ReplicaLost
@@ -299,10 +299,6 @@ class Echo(AsyncInferenceWorkflow[Any, Any, Any]):
     async def do_stream(self, preprocessed_data: Any) -> AsyncGenerator[Any]:
         yield 1
         yield await self.do_run_model(preprocessed_data)
-
-
-def item(value: Any) -> Item:
-    return Item(value, CallContext("request"))
 
 
 async def test_arrays_of_any_size_come_whole() -> None:

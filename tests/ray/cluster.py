@@ -11,8 +11,11 @@ from typing import Any
 import httpx
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+from ray import serve
 
-__all__ = ["ROOT", "Cluster", "gauges", "states"]
+from deployments.ray_client import DEPLOYMENT
+
+__all__ = ["ROOT", "Cluster", "gauges", "replicas", "states"]
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,3 +62,9 @@ def gauges(cluster: Cluster, name: str) -> dict[str, float]:
     families = text_string_to_metric_families(httpx.get(f"{cluster.url}/metrics").text)
     samples = [sample for family in families for sample in family.samples if sample.name == name]
     return {sample.labels["workflow"]: sample.value for sample in samples}
+
+
+def replicas(application: str) -> dict[str, int]:
+    """A workflow's replicas by their state, as Serve says."""
+    states = serve.status().applications[application].deployments[DEPLOYMENT].replica_states
+    return {str(getattr(state, "value", state)): count for state, count in states.items()}

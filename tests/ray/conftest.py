@@ -20,8 +20,8 @@ import ray
 from ray import serve
 
 from deployments.app import router, workflow
+from tests.ports import free_port
 from tests.ray.cluster import ROOT, Cluster, states
-from tests.ray.ports import free_port
 from tests.ray.waiting import until
 
 

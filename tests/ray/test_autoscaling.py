@@ -10,10 +10,8 @@ from typing import Any
 
 import httpx
 import pytest
-from ray import serve
 
-from deployments.ray_client import DEPLOYMENT
-from tests.ray.cluster import Cluster, gauges, states
+from tests.ray.cluster import Cluster, gauges, replicas, states
 from tests.ray.waiting import until
 
 Deploy = Callable[..., Any]
@@ -68,11 +66,6 @@ async def test_items_bring_further_replicas_and_their_end_takes_them_away(
 
 def inflight(cluster: Cluster) -> float:
     return gauges(cluster, "infernet_workflow_inflight").get("gated", 0.0)
-
-
-def replicas(application: str) -> dict[str, int]:
-    states = serve.status().applications[application].deployments[DEPLOYMENT].replica_states
-    return {str(getattr(state, "value", state)): count for state, count in states.items()}
 
 
 def open_the_gate(gate: Path, asked: list[asyncio.Task[Any]]) -> None:

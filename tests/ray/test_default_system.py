@@ -151,3 +151,12 @@ def test_metrics_and_the_access_log_tell_of_requests_but_not_of_their_content(ht
     assert "canary-4711" not in metrics
     assert '"workflow":"tiny-gpt"' in written
     assert "canary-4711" not in written
+
+
+def test_a_card_shows_what_batches_have_cost(http: httpx.Client) -> None:
+    for text in ("a few words", "and a few words more"):
+        assert http.post("/v1/workflows/text-embedding/inference", json={"text": text}).status_code == 200
+    # A card is asked for again now and then; a Python handle has the newest one.
+    card = serve.get_app_handle("text-embedding").card.remote().result(timeout_s=30)
+    assert all(cost["seconds"] > 0 for curve in card["batch_costs"] for cost in curve)
+    assert card["batch_costs"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import httpx
-from ray import serve
 
 from tests.ray.cluster import Cluster, gauges
 from tests.ray.waiting import until
@@ -30,12 +29,3 @@ def test_the_handle_alone_gives_the_same_answers(default_system: Cluster, by_han
         answers.append((embedding, stream, refused))
     assert answers[0] == answers[1]
     assert set(gauges(by_handle, "infernet_workflow_lanes").values()) == {0.0}
-
-
-def test_a_card_shows_what_batches_have_cost(http: httpx.Client) -> None:
-    for text in ("a few words", "and a few words more"):
-        assert http.post("/v1/workflows/text-embedding/inference", json={"text": text}).status_code == 200
-    # A card is asked for again now and then; a Python handle has the newest one.
-    card = serve.get_app_handle("text-embedding").card.remote().result(timeout_s=30)
-    assert all(cost["seconds"] > 0 for curve in card["batch_costs"] for cost in curve)
-    assert card["batch_costs"]

@@ -17,9 +17,8 @@ from typing import Any
 import httpx
 import pytest
 import ray
-from ray import serve
 
-from tests.ray.cluster import Cluster, gauges, states
+from tests.ray.cluster import Cluster, gauges, replicas, states
 from tests.ray.load import Load
 from tests.ray.waiting import until
 
@@ -102,12 +101,5 @@ async def test_a_lost_node_costs_nobody_else_a_request(
         kill(far_node)
         await load.answers(200, "doubler")
         await load.answers(50, "text-embedding")
-        await load.until(lambda: running("doubler") == 1)
+        await load.until(lambda: replicas("doubler").get("RUNNING") == 1)
     assert load.failures == []
-
-
-def running(application: str) -> int:
-    (deployment,) = serve.status().applications[application].deployments.values()
-    return sum(
-        count for state, count in deployment.replica_states.items() if getattr(state, "value", state) == "RUNNING"
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import threading
 from typing import Any
 
 import httpx
@@ -161,12 +162,21 @@ async def test_texts_are_counted_as_those_of_json_are() -> None:
         assert (answer.status_code, "too many texts" in answer.text) == (status, status == 400), answer.text
 
 
-async def test_what_is_large_is_parsed_on_a_thread_and_gives_the_same() -> None:
+async def test_what_is_large_is_parsed_on_a_thread_and_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+
+    def parsed(*arguments: Any) -> Array:
+        threads.append(threading.current_thread())
+        return tensor_from_bytes(*arguments)
+
+    monkeypatch.setattr("deployments.router.protocols.open_inference.tensor_from_bytes", parsed)
     numbers = np.arange(1 << 18, dtype=np.float64)
     body = {"inputs": [tensor("x", "FP64", [1 << 18], numbers.nbytes)], "parameters": {"binary_data_output": True}}
     _, tail = split(await post(body, numbers.tobytes()))
     assert tail == numbers.tobytes()
     assert (await post(body, numbers.tobytes() + b"x")).status_code == 400
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 async def test_bytes_after_the_json_need_the_header() -> None:

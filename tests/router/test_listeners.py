@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager
@@ -19,6 +18,7 @@ import uvloop
 from deployments.config import Limits
 from deployments.router.listeners import HttpListener
 from deployments.router.port import PortTaken
+from tests.ports import free_port
 
 HOST = "127.0.0.1"
 
@@ -107,12 +107,6 @@ class Connection:
             body += (await self.reader.readexactly(size + 2))[:-2]
         await self.reader.readuntil(b"\r\n")
         return body
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 async def test_it_answers_and_stops() -> None:

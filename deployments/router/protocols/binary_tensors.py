@@ -13,8 +13,7 @@ from math import prod
 
 import numpy as np
 
-from workflows.errors import InvalidInput
-from workflows.tensors import DTYPES, Array, checked_shape
+from workflows.tensors import DTYPES, Array, bad_tensor, checked_shape
 
 __all__ = ["tensor_from_bytes", "tensor_to_bytes"]
 
@@ -40,15 +39,15 @@ def tensor_from_bytes(name: str, dtype: str, shape: object, data: memoryview, mo
     target = DTYPES[dtype]
     if dtype == "string":
         if count > most_texts:
-            raise _bad(name, "too many texts")
+            raise bad_tensor(name, "too many texts")
         return _texts(name, count, data).reshape(dims)
     if len(data) != count * target.itemsize:
-        raise _bad(name, f"expected {count * target.itemsize} bytes, got {len(data)}")
+        raise bad_tensor(name, f"expected {count * target.itemsize} bytes, got {len(data)}")
     if not count:
         return np.empty(dims, target)
     array: Array = np.frombuffer(data, target.newbyteorder("<")).astype(target, copy=False)
     if dtype == "bool" and np.frombuffer(data, np.uint8).max() > 1:
-        raise _bad(name, "a boolean is neither 0 nor 1")
+        raise bad_tensor(name, "a boolean is neither 0 nor 1")
     return array.reshape(dims)
 
 
@@ -62,23 +61,23 @@ def tensor_to_bytes(array: Array) -> bytes | memoryview:
 
 def _texts(name: str, count: int, data: memoryview) -> Array:
     if len(data) < count * _LENGTH.size:
-        raise _bad(name, f"{len(data)} bytes cannot hold {count} elements")
+        raise bad_tensor(name, f"{len(data)} bytes cannot hold {count} elements")
     found: list[str] = []
     place = 0
     for _ in range(count):
         start = place + _LENGTH.size
         if start > len(data):
-            raise _bad(name, f"ends within element {len(found)}")
+            raise bad_tensor(name, f"ends within element {len(found)}")
         (size,) = _LENGTH.unpack_from(data, place)
         place = start + size
         if place > len(data):
-            raise _bad(name, f"element {len(found)} is longer than what is there")
+            raise bad_tensor(name, f"element {len(found)} is longer than what is there")
         try:
             found.append(str(data[start:place], "utf-8"))
         except UnicodeDecodeError:
-            raise _bad(name, f"element {len(found)} is not UTF-8") from None
+            raise bad_tensor(name, f"element {len(found)} is not UTF-8") from None
     if place != len(data):
-        raise _bad(name, f"{len(data) - place} bytes too many")
+        raise bad_tensor(name, f"{len(data) - place} bytes too many")
     array = np.empty(count, object)
     array[:] = found
     return array
@@ -86,7 +85,3 @@ def _texts(name: str, count: int, data: memoryview) -> Array:
 
 def _utf8(item: object) -> bytes:
     return item if isinstance(item, bytes) else str(item).encode()
-
-
-def _bad(name: str, what: str) -> InvalidInput:
-    return InvalidInput(f"tensor {name[:64]!r}: {what}", param=name[:64])
