@@ -217,7 +217,7 @@ class Reader:
         try:
             message: Message = self._decoder.decode(words)
             return message
-        except (msgspec.MsgspecError, TypeError, RecursionError) as cause:
+        except (msgspec.MsgspecError, UnicodeDecodeError, TypeError, RecursionError) as cause:
             raise ValueError("this is no message of a lane") from cause
         finally:
             self._data = b""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -110,6 +110,7 @@ def test_nesting_without_end_is_unsayable() -> None:
 
 
 @given(st.binary(max_size=64), st.binary(max_size=32))
+@example(b"\xdc\x00\x01\xa5\x00\x00\x00\x00\x80", b"")  # text that is no UTF-8
 def test_noise_is_refused(words: bytes, data: bytes) -> None:
     with pytest.raises(ValueError, match="no message"):
         Reader().read(words, data)
