@@ -14,11 +14,11 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import orjson
 
-from deployments.router.request import Request
+from deployments.router.keys import Key
 
 __all__ = ["AccessLog", "AccessLogFiles"]
 
@@ -31,13 +31,40 @@ MOST_LINES: Final = 2000
 _METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "TRACE", "CONNECT"})
 
 
+class Logged(Protocol):
+    """What of a request is written down. `status` is HTTP's or, for protocols of gRPC, gRPC's."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def method(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def protocol(self) -> str: ...
+    @property
+    def workflow(self) -> str: ...
+    @property
+    def status(self) -> int: ...
+    @property
+    def code(self) -> str: ...
+    @property
+    def bytes_in(self) -> int: ...
+    @property
+    def bytes_out(self) -> int: ...
+    @property
+    def key(self) -> Key: ...
+    @property
+    def chunks(self) -> int: ...
+
+
 class AccessLog:
     """Makes the lines. Each is given to `take`; None makes none."""
 
     def __init__(self, take: Callable[[str], None] | None) -> None:
         self._take = take
 
-    def write(self, request: Request, seconds: float) -> None:
+    def write(self, request: Logged, seconds: float) -> None:
         take = self._take
         if take is None:
             return
@@ -45,13 +72,13 @@ class AccessLog:
             "ts": round(time.time(), 3),
             "request_id": request.id,
             "method": request.method if request.method in _METHODS else "other",
-            "route": request.route.path,
-            "protocol": request.route.protocol.name,
+            "route": request.path,
+            "protocol": request.protocol,
             "workflow": request.workflow,
             "status": request.status,
             "code": request.code,
             "ms": round(seconds * 1e3, 3),
-            "bytes_in": len(request.body),
+            "bytes_in": request.bytes_in,
             "bytes_out": request.bytes_out,
             "key": request.key.id,
             "chunks": request.chunks,

@@ -13,7 +13,8 @@ from deployments.router.directory import Directory
 from deployments.router.edge import Edge
 from deployments.router.keys import Keys
 from deployments.router.metrics import Metrics
-from deployments.router.protocols import native, open_inference, operations
+from deployments.router.protocols import native, operations
+from deployments.router.protocols.open_inference import http as open_inference
 
 __all__ = ["build_app"]
 

@@ -9,14 +9,16 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
 
+from deployments.router.caller import Caller
 from deployments.router.directory import Directory, Entry
 from deployments.router.metrics import Metrics
 from deployments.router.request import Request
-from deployments.router.sse import json_event, send_events
+from deployments.router.sse import END_MARK, json_event, send_events
 from deployments.router.watch import Watch
 from workflows.card import Card
 from workflows.context import CallContext
@@ -40,15 +42,15 @@ class Workflows:
     directory: Directory
     metrics: Metrics
 
-    def listed(self, request: Request) -> list[Entry]:
+    def listed(self, caller: Caller) -> list[Entry]:
         """What the caller may use, by name."""
-        return [entry for entry in self.directory if request.key.may_use(entry.name)]
+        return [entry for entry in self.directory if caller.key.may_use(entry.name)]
 
-    def find(self, request: Request, name: str) -> Entry:
+    def find(self, caller: Caller, name: str) -> Entry:
         """The entry of a name or alias. Raises ModelNotFound, also if there is one that the caller's key does not cover."""
-        entry = self.directory.find(name, request.key.may_use)
-        request.workflow = entry.name
-        if not request.key.may_use(entry.name):
+        entry = self.directory.find(name, caller.key.may_use)
+        caller.workflow = entry.name
+        if not caller.key.may_use(entry.name):
             raise ModelNotFound()
         return entry
 
@@ -62,50 +64,71 @@ class Workflows:
             raise NotReady(f"{entry.name} is {entry.state}{reason}", retry_after_s=_RETRY_S.get(entry.state, 2.0))
         return entry.card
 
-    async def ask(self, request: Request, entry: Entry, input_data: Any, *, at_most_s: float | None = None) -> Any:
+    async def ask(self, caller: Caller, entry: Entry, input_data: Any, *, at_most_s: float | None = None) -> Any:
         """One plain input to one plain output. Raises the error tree."""
-        left = _seconds(request, request.limits.deadline_s, at_most_s)
-        with Watch(left + GRACE_S, request.receive):
-            output = await entry.dispatcher.inference(input_data, _call(request, request.call_id, left))
+        left = _seconds(caller, caller.limits.deadline_s, at_most_s)
+        with Watch(left + GRACE_S, caller.receive):
+            output = await entry.dispatcher.inference(input_data, _call(caller, caller.call_id, left))
         self._count_tokens(entry.name, output)
         return output
 
     async def ask_all(
-        self, request: Request, entry: Entry, inputs: Sequence[Any | WorkflowError]
+        self, caller: Caller, entry: Entry, inputs: Sequence[Any | WorkflowError], *, at_most_s: float | None = None
     ) -> list[Any | WorkflowError]:
         """One outcome per input, in order, all asked at once; an input that is an error already is its own outcome."""
-        left = _seconds(request, request.limits.deadline_s)
+        left = _seconds(caller, caller.limits.deadline_s, at_most_s)
 
         async def one(index: int, input_data: Any) -> Any:
             if isinstance(input_data, WorkflowError):
                 return input_data
-            return await entry.dispatcher.inference(input_data, _call(request, f"{request.call_id}-{index}", left))
+            return await entry.dispatcher.inference(input_data, _call(caller, f"{caller.call_id}-{index}", left))
 
-        with Watch(left + GRACE_S, request.receive):
+        with Watch(left + GRACE_S, caller.receive):
             outcomes = await asyncio.gather(*map(one, range(len(inputs)), inputs), return_exceptions=True)
         for index, outcome in enumerate(outcomes):
             if isinstance(outcome, BaseException) and not isinstance(outcome, WorkflowError):
-                log.error("request %s: member %d failed", request.id, index, exc_info=outcome)
+                log.error("request %s: member %d failed", caller.id, index, exc_info=outcome)
                 outcomes[index] = WorkflowError()
             else:
                 self._count_tokens(entry.name, outcome)
         return outcomes
 
-    async def stream(
-        self, request: Request, entry: Entry, input_data: Any, event: Callable[[Any], bytes] = json_event
-    ) -> None:
-        """Answer with the workflow's stream. Raises the error tree before the first chunk; tells later errors in-band."""
+    def chunks(self, caller: Caller, entry: Entry, input_data: Any, *, at_most_s: float) -> AsyncGenerator[list[Any]]:
+        """One plain input's chunks, in the groups that were ready together.
+
+        Raises Unsupported at once, the rest of the error tree with the first group or a later one. Whoever reads keeps
+        the time (see `Watch`); the workflow is told that it has `at_most_s`.
+        """
         if not self.card(entry).streams:
             raise Unsupported("this workflow does not stream")
+        return self._counted(entry, entry.dispatcher.stream(input_data, _call(caller, caller.call_id, at_most_s)))
+
+    async def stream(
+        self,
+        request: Request,
+        entry: Entry,
+        input_data: Any,
+        event: Callable[[Any], bytes] = json_event,
+        end_mark: bytes = END_MARK,
+        *,
+        at_most_s: float | None = None,
+    ) -> None:
+        """Answer with the workflow's stream. Raises the error tree before the first chunk; tells later errors in-band."""
         limits = request.limits
-        total_s = _seconds(request, limits.stream_s)
+        total_s = self.stream_seconds(request, at_most_s)
+        groups = self.chunks(request, entry, input_data, at_most_s=total_s)
+        first_s = limits.stream_first_chunk_s
+        await send_events(request, groups, first_chunk_s=first_s, total_s=total_s, event=event, end_mark=end_mark)
 
-        def counted(chunk: Any) -> bytes:
-            self._count_tokens(entry.name, chunk)
-            return event(chunk)
+    def stream_seconds(self, caller: Caller, at_most_s: float | None = None) -> float:
+        """How long a stream of this caller may take."""
+        return _seconds(caller, caller.limits.stream_s, at_most_s)
 
-        groups = entry.dispatcher.stream(input_data, _call(request, request.call_id, total_s))
-        await send_events(request, groups, first_chunk_s=limits.stream_first_chunk_s, total_s=total_s, event=counted)
+    async def _counted(self, entry: Entry, groups: AsyncGenerator[list[Any]]) -> AsyncGenerator[list[Any]]:
+        async with aclosing(groups):
+            async for group in groups:
+                self._count_tokens(entry.name, group[-1])
+                yield group
 
     def _count_tokens(self, name: str, output: Any) -> None:
         """Answers and last chunks of text workflows carry `usage`, embeddings `tokens`."""
@@ -120,11 +143,11 @@ class Workflows:
             self.metrics.tokens(name, output["tokens"], 0)
 
 
-def _seconds(request: Request, allowed: float, at_most_s: float | None = None) -> float:
+def _seconds(caller: Caller, allowed: float, at_most_s: float | None = None) -> float:
     """How long this request may take: what is configured, or less if the caller says so."""
-    header = request.headers.get(b"x-deadline-s")
+    header = caller.headers.get(b"x-deadline-s")
     if header is not None:
-        if b"x-deadline-s" in request.repeated:
+        if b"x-deadline-s" in caller.repeated:
             raise InvalidInput("the header x-deadline-s is there more than once", param="x-deadline-s")
         if not _SECONDS.fullmatch(header) or float(header) <= 0:
             raise InvalidInput("the header x-deadline-s must be a positive number of seconds", param="x-deadline-s")
@@ -132,11 +155,11 @@ def _seconds(request: Request, allowed: float, at_most_s: float | None = None) -
     return allowed if at_most_s is None else min(allowed, at_most_s)
 
 
-def _call(request: Request, call_id: str, seconds: float) -> CallContext:
-    trace = request.headers.get(b"traceparent")
+def _call(caller: Caller, call_id: str, seconds: float) -> CallContext:
+    trace = caller.headers.get(b"traceparent")
     return CallContext(
         request_id=call_id,
         deadline=time.monotonic() + seconds,
-        key_id=request.key.id,
+        key_id=caller.key.id,
         traceparent=trace.decode() if trace is not None and _TRACEPARENT.fullmatch(trace) else None,
     )

@@ -131,7 +131,7 @@ class Edge:
             await self._refuse(request, WorkflowError())
         finally:
             seconds = time.perf_counter() - started
-            self._metrics.observe_request(request.route.protocol.name, request.workflow, request.code, seconds)
+            self._metrics.observe_request(request.protocol, request.workflow, request.code, seconds)
             self._access.write(request, seconds)
 
     def _request(

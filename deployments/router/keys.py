@@ -18,6 +18,7 @@ import hmac
 import os
 import secrets
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from fnmatch import fnmatchcase
 from functools import cached_property
 from hashlib import sha256
@@ -77,7 +78,7 @@ class Keys:
         """Whether callers need a key at all."""
         return bool(self._keys)
 
-    def identify(self, headers: Mapping[bytes, bytes], repeated: frozenset[bytes] | set[bytes]) -> Key:
+    def identify(self, headers: Mapping[bytes, bytes], repeated: AbstractSet[bytes]) -> Key:
         """The caller's key from `authorization: Bearer ...` or `x-api-key`.
 
         Raises Unauthenticated, always with the same message: for none, a wrong one, one of the two headers given
@@ -96,7 +97,7 @@ class Keys:
         return found
 
 
-def _given(headers: Mapping[bytes, bytes], repeated: frozenset[bytes] | set[bytes]) -> bytes | None:
+def _given(headers: Mapping[bytes, bytes], repeated: AbstractSet[bytes]) -> bytes | None:
     if b"authorization" in repeated or b"x-api-key" in repeated:
         return None
     own = headers.get(b"x-api-key")

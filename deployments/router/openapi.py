@@ -14,7 +14,8 @@ from importlib.resources import files
 from typing import Any, Final
 
 from deployments.router.directory import Entry
-from deployments.router.protocols.open_inference import DATATYPES, own_version
+from deployments.router.protocols.open_inference.datatypes import DATATYPES
+from deployments.router.protocols.open_inference.metadata import own_version
 from deployments.router.request import Reply
 from workflows.card import Card
 

@@ -13,9 +13,8 @@ from typing import Any, Final, Literal
 from starlette.routing import compile_path
 from starlette.types import Message, Receive, Send
 
-from deployments.config import Limits
+from deployments.router.caller import Caller
 from deployments.router.json_body import parse_json_aside, render_json
-from deployments.router.keys import Key
 from deployments.router.protocols.tables import ErrorTable, Headers
 from workflows.errors import Cancelled
 
@@ -33,46 +32,39 @@ class Reply:
     headers: Headers
 
 
-@dataclass(slots=True, eq=False)
-class Request:
+@dataclass(slots=True, eq=False, kw_only=True)
+class Request(Caller):
     """One HTTP request behind the edge.
 
     Attributes:
-        id: What the caller sees in `x-request-id`; the caller may have chosen it.
-        call_id: What workflows see: begins with `id` and is unique even if two callers choose the same.
         params: The path's `{...}` segments, in order.
-        headers: Names in lower case, without Ray's control headers; of repeated ones the first.
-        repeated: The names that came more than once.
-        started: `time.perf_counter()` when the request's head was here.
-        workflow: For metrics and the log: a name of the directory, or empty. Protocols set it.
         answered: Whether the status line is out, so that an error can only be told in the stream.
-        code: What became of it: `ok` or an error's code.
         unread: Whether a body was announced that is not here: then the connection ends with the answer, because
             otherwise the server would have to take all of it, and throw it away, to find the next request.
         closing: Asked when the answer begins: whether the connection ends with it, because the router is draining.
     """
 
-    id: str
-    call_id: str
     method: str
     route: Route
     params: Sequence[str]
-    headers: Mapping[bytes, bytes]
-    repeated: set[bytes]
-    key: Key
-    limits: Limits
     receive: Receive
     send: Send
-    started: float
     body: bytes = b""
     unread: bool = False
-    workflow: str = ""
     answered: bool = False
-    status: int = 0
-    code: str = "ok"
-    bytes_out: int = 0
-    chunks: int = 0
     closing: Callable[[], bool] = bool
+
+    @property
+    def path(self) -> str:
+        return self.route.path
+
+    @property
+    def protocol(self) -> str:
+        return self.route.protocol.name
+
+    @property
+    def bytes_in(self) -> int:
+        return len(self.body)
 
     @property
     def errors(self) -> ErrorTable:

@@ -19,7 +19,7 @@ from deployments.router.request import Request
 from deployments.router.watch import Watch
 from workflows.errors import WorkflowError
 
-__all__ = ["json_event", "send_events"]
+__all__ = ["END_MARK", "json_event", "send_events"]
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +47,17 @@ async def send_events(
     first_chunk_s: float,
     total_s: float,
     event: Callable[[Any], bytes] = json_event,
+    end_mark: bytes = END_MARK,
 ) -> None:
     """Answer with a stream; each group of chunks is one write.
 
     Raises the error tree as long as nothing was sent; later failures are told in the stream.
+
+    Args:
+        end_mark: What follows the last chunk of a whole stream, and no other.
     """
     try:
-        await _send(request, groups, first_chunk_s, total_s, event)
+        await _send(request, groups, first_chunk_s, total_s, event, end_mark)
     except WorkflowError as error:
         if not request.answered:
             raise
@@ -71,6 +75,7 @@ async def _send(
     first_chunk_s: float,
     total_s: float,
     event: Callable[[Any], bytes],
+    end_mark: bytes,
 ) -> None:
     end = time.monotonic() + total_s
     with Watch(min(first_chunk_s, total_s), request.receive) as watch:
@@ -84,7 +89,7 @@ async def _send(
                 await request.write(events, more=True)
                 group = await anext(groups, None)
                 events = b"".join(map(event, group or ()))
-        await request.write(END_MARK)
+        await request.write(end_mark)
 
 
 async def _tell(request: Request, error: WorkflowError) -> None:

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from deployments.router.protocols.binary_tensors import tensor_from_bytes, tensor_to_bytes
-from deployments.router.protocols.open_inference import DATATYPES
+from deployments.router.protocols.open_inference.binary_tensors import tensor_from_bytes, tensor_to_bytes
+from deployments.router.protocols.open_inference.datatypes import DATATYPES
 from tests.router.router_front import Front, ScriptedClient
 from workflows.context import CallContext
 from workflows.errors import InvalidInput
@@ -169,7 +169,7 @@ async def test_what_is_large_is_parsed_on_a_thread_and_gives_the_same(monkeypatc
         threads.append(threading.current_thread())
         return tensor_from_bytes(*arguments)
 
-    monkeypatch.setattr("deployments.router.protocols.open_inference.tensor_from_bytes", parsed)
+    monkeypatch.setattr("deployments.router.protocols.open_inference.infer_body.tensor_from_bytes", parsed)
     numbers = np.arange(1 << 18, dtype=np.float64)
     body = {"inputs": [tensor("x", "FP64", [1 << 18], numbers.nbytes)], "parameters": {"binary_data_output": True}}
     _, tail = split(await post(body, numbers.tobytes()))

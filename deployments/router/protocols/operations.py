@@ -12,7 +12,7 @@ from typing import Final
 from deployments.router import openapi
 from deployments.router.asking import Workflows
 from deployments.router.metrics import CONTENT_TYPE
-from deployments.router.protocols.open_inference import PROTOCOL as OPEN_INFERENCE
+from deployments.router.protocols.open_inference.http import PROTOCOL as OPEN_INFERENCE
 from deployments.router.protocols.tables import NATIVE
 from deployments.router.request import Protocol, Reply, Request, Route, json_reply, text_reply
 

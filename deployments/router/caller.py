@@ -1,0 +1,45 @@
+"""Who asks, over whatever protocol: what workflows are asked with, and what is counted and logged of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+from starlette.types import Receive
+
+from deployments.config import Limits
+from deployments.router.keys import Key
+
+__all__ = ["Caller"]
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Caller:
+    """One request's side of the router; each protocol's door makes its own kind.
+
+    Attributes:
+        id: What the caller sees in `x-request-id`; the caller may have chosen it.
+        call_id: What workflows see: begins with `id` and is unique even if two callers choose the same.
+        headers: Names in lower case, without Ray's control headers; of repeated ones the first.
+        repeated: The names that came more than once.
+        receive: Where it is heard that the caller has left; None where that cancels the task by itself.
+        started: `time.perf_counter()` when the request was here.
+        workflow: For metrics and the log: a name of the directory, or empty. Protocols set it.
+        status: What the protocol's own status line says.
+        code: What became of it: `ok` or an error's code.
+    """
+
+    id: str
+    call_id: str
+    key: Key
+    limits: Limits
+    headers: Mapping[bytes, bytes]
+    repeated: AbstractSet[bytes]
+    started: float
+    receive: Receive | None = None
+    workflow: str = ""
+    status: int = 0
+    code: str = "ok"
+    bytes_out: int = 0
+    chunks: int = 0

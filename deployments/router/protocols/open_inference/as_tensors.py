@@ -1,0 +1,140 @@
+"""How workflows of every kind look to a protocol that knows nothing but tensors.
+
+| kind       | input              | outputs, in the shape of the input                                                     |
+|------------|--------------------|----------------------------------------------------------------------------------------|
+| `tensors`  | the model's own    | the model's own                                                                        |
+| `generate` | `text_input` BYTES | `text_output`, `finish_reason` BYTES; `prompt_tokens`, `completion_tokens` INT64 |
+| `embed`    | `text` BYTES       | `embedding` FP32 with the dimensions as one more axis, `tokens` INT64                   |
+| others     | `input` BYTES      | `output` BYTES; each element is a JSON document                                         |
+
+Every element is an input of its own. For `generate`, the request's parameters are the sampling of all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from deployments.config import Limits
+from deployments.router.json_body import parse_json, render_json
+from deployments.router.refusals import BadJson
+from workflows.card import Card, Signature, TensorSpec
+from workflows.errors import BadOutput, InvalidInput, Unsupported
+from workflows.tensors import Array, bad_tensor
+
+__all__ = ["generate_input", "output_names", "outputs_of", "plain_inputs", "signature_of"]
+
+
+def _texts(name: str) -> TensorSpec:
+    return TensorSpec(name=name, dtype="string", shape=[-1])
+
+
+def _counts(name: str) -> TensorSpec:
+    return TensorSpec(name=name, dtype="int64", shape=[-1])
+
+
+_FORMS: Final[Mapping[str, Signature]] = {
+    "tensors": Signature(inputs=[], outputs=[]),  # of a model that cannot tell
+    "generate": Signature(
+        inputs=[_texts("text_input")],
+        outputs=[
+            _texts("text_output"),
+            _texts("finish_reason"),
+            _counts("prompt_tokens"),
+            _counts("completion_tokens"),
+        ],
+    ),
+    "embed": Signature(
+        inputs=[_texts("text")],
+        outputs=[TensorSpec(name="embedding", dtype="float32", shape=[-1, -1]), _counts("tokens")],
+    ),
+}
+_DOCUMENTS: Final = Signature(inputs=[_texts("input")], outputs=[_texts("output")])
+
+
+def signature_of(card: Card) -> Signature:
+    """A workflow's inputs and outputs as tensors."""
+    return card.signature or _FORMS.get(card.kind, _DOCUMENTS)
+
+
+def generate_input(text: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain input of a `generate` workflow; it checks the parameters itself."""
+    sampling = dict(parameters)
+    if isinstance(sampling.get("stop"), str):  # where parameters cannot be lists
+        sampling["stop"] = [sampling["stop"]]
+    return {"prompt": text, "sampling": sampling}
+
+
+def plain_inputs(card: Card, inputs: Mapping[str, Array], parameters: Mapping[str, Any], limits: Limits) -> list[Any]:
+    """The plain inputs of a workflow that takes no tensors, one for each element of its only one.
+
+    Raises InvalidInput for other tensors, and for parameters where the kind has none.
+    """
+    (spec,) = signature_of(card).inputs
+    for name in inputs:
+        if name != spec.name:
+            raise InvalidInput(f"unknown input {name[:64]!r}: this workflow takes {spec.name!r}", param=name[:64])
+    texts = inputs[spec.name]
+    if texts.dtype.kind not in "OUS":
+        raise bad_tensor(spec.name, "datatype must be BYTES")
+    if not 0 < texts.size <= limits.max_batch_items:
+        raise bad_tensor(spec.name, f"must have 1 to {limits.max_batch_items} elements")
+    elements: list[str] = texts.ravel().tolist()
+    if card.kind == "generate":
+        return [generate_input(text, parameters) for text in elements]
+    for parameter in parameters:
+        raise Unsupported(f"unknown parameter {parameter[:64]!r}", param=parameter[:64])
+    if card.kind == "embed":
+        return [{"text": text} for text in elements]
+    return [_document(spec.name, index, text, limits) for index, text in enumerate(elements)]
+
+
+def output_names(card: Card, wanted: Sequence[str] | None) -> list[str]:
+    """The outputs to give, of a workflow that takes no tensors. Raises InvalidInput for what it does not have."""
+    known = [spec.name for spec in signature_of(card).outputs]
+    for name in wanted or ():
+        if name not in known:
+            raise InvalidInput(f"unknown output {name[:64]!r}; there are {', '.join(known)}", param=name[:64])
+    return list(wanted or known)
+
+
+def outputs_of(card: Card, answers: Sequence[Any], shape: tuple[int, ...], names: Sequence[str]) -> dict[str, Array]:
+    """The tensors of as many answers as a tensor of this shape has elements. Raises BadOutput if they are none."""
+    made = _answers(card.kind, answers)
+    return {name: made[name].reshape(*shape, *made[name].shape[1:]) for name in names}
+
+
+def _document(name: str, index: int, text: str, limits: Limits) -> Any:
+    try:
+        return parse_json(text.encode(), limits)
+    except BadJson as cause:
+        raise bad_tensor(name, f"element {index} is no JSON document") from cause
+
+
+def _answers(kind: str, answers: Sequence[Any]) -> dict[str, Array]:
+    """Arrays whose first axis counts the answers."""
+    if kind not in _FORMS:
+        return {"output": _objects(render_json(answer).decode() for answer in answers)}
+    try:
+        if kind == "embed":
+            return {
+                "embedding": np.stack([np.asarray(answer["embedding"], np.float32) for answer in answers]),
+                "tokens": np.array([answer["tokens"] for answer in answers], np.int64),
+            }
+        return {
+            "text_output": _objects(answer["text"] for answer in answers),
+            "finish_reason": _objects(answer["finish_reason"] for answer in answers),
+            "prompt_tokens": np.array([answer["usage"]["prompt_tokens"] for answer in answers], np.int64),
+            "completion_tokens": np.array([answer["usage"]["completion_tokens"] for answer in answers], np.int64),
+        }
+    except (KeyError, TypeError, ValueError) as cause:
+        raise BadOutput(f"the workflow gave no answer of its kind, {kind}") from cause
+
+
+def _objects(texts: Iterable[str]) -> Array:
+    found = list(texts)
+    array = np.empty(len(found), object)
+    array[:] = found
+    return array

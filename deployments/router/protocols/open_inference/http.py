@@ -1,0 +1,70 @@
+"""The Open Inference Protocol (KServe v2) over HTTP, under `/v2`. Workflows have one version each."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from deployments.router.asking import Workflows
+from deployments.router.directory import Entry
+from deployments.router.protocols.open_inference.compression import compressed
+from deployments.router.protocols.open_inference.generate import read_generate
+from deployments.router.protocols.open_inference.infer_body import infer_reply, read_infer
+from deployments.router.protocols.open_inference.inference import find, infer
+from deployments.router.protocols.open_inference.metadata import model_metadata, server_metadata
+from deployments.router.protocols.tables import OPEN_INFERENCE
+from deployments.router.request import Protocol, Reply, Request, Route, json_reply
+
+__all__ = ["PROTOCOL", "routes"]
+
+PROTOCOL: Final = Protocol("open_inference", "/v2", OPEN_INFERENCE)
+_NO_MARK: Final = b""
+"""A stream's last event is marked as the last one."""
+
+
+def routes(workflows: Workflows) -> list[Route]:
+    """What this protocol adds to the router, but for the two health routes of the server itself."""
+
+    async def server(request: Request) -> Reply:
+        return json_reply(server_metadata())
+
+    async def metadata(request: Request) -> Reply:
+        return json_reply(model_metadata(workflows.card(_model(workflows, request))))
+
+    async def ready(request: Request) -> Reply:
+        entry = _model(workflows, request)
+        is_ready = entry.state == "ready"
+        return json_reply({"name": entry.name, "ready": is_ready}, 200 if is_ready else 503)
+
+    async def infer_model(request: Request) -> Reply:
+        asked = await read_infer(request)
+        entry = _model(workflows, request)
+        answer = await infer(workflows, request, entry, asked.infer)
+        return await compressed(request, infer_reply(entry, asked, answer))
+
+    async def generate(request: Request) -> Reply:
+        body = await request.json()
+        entry = _model(workflows, request)
+        asked = read_generate(entry, workflows.card(entry), body, streaming=False)
+        output = await workflows.ask(request, entry, asked.input_data, at_most_s=asked.timeout_s)
+        return json_reply(asked.answer(output))
+
+    async def generate_stream(request: Request) -> None:
+        body = await request.json()
+        entry = _model(workflows, request)
+        asked = read_generate(entry, workflows.card(entry), body, streaming=True)
+        await workflows.stream(request, entry, asked.input_data, asked.event, _NO_MARK, at_most_s=asked.timeout_s)
+
+    found = [Route("GET", "/v2", server, PROTOCOL)]
+    for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
+        found += [
+            Route("GET", model, metadata, PROTOCOL),
+            Route("GET", f"{model}/ready", ready, PROTOCOL),
+            Route("POST", f"{model}/infer", infer_model, PROTOCOL, body="json_or_binary"),
+            Route("POST", f"{model}/generate", generate, PROTOCOL, body="json"),
+            Route("POST", f"{model}/generate_stream", generate_stream, PROTOCOL, body="json"),
+        ]
+    return found
+
+
+def _model(workflows: Workflows, request: Request) -> Entry:
+    return find(workflows, request, *request.params)

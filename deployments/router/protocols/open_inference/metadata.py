@@ -1,0 +1,43 @@
+"""What the server and its models say about themselves, as plain data that HTTP and gRPC share."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+from deployments.router.protocols.open_inference.as_tensors import signature_of
+from deployments.router.protocols.open_inference.datatypes import named
+from deployments.router.protocols.open_inference.inference import VERSION
+from workflows.card import Card, TensorSpec
+
+__all__ = ["model_metadata", "own_version", "server_metadata"]
+
+EXTENSIONS: Final = ["binary_tensor_data", "generate", "model_repository", "statistics"]
+
+
+def server_metadata() -> dict[str, Any]:
+    return {"name": "infernet-serve", "version": own_version(), "extensions": EXTENSIONS}
+
+
+def own_version() -> str:
+    """The installed version of this distribution."""
+    try:
+        return version("infernet-serve")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "0"
+
+
+def model_metadata(card: Card) -> dict[str, Any]:
+    """Inputs and outputs are empty where a tensor model cannot tell; `platform` ends with the workflow's kind."""
+    signature = signature_of(card)
+    return {
+        "name": card.name,
+        "versions": [VERSION],
+        "platform": f"infernet_{card.kind}",
+        "inputs": [_spec(tensor) for tensor in signature.inputs],
+        "outputs": [_spec(tensor) for tensor in signature.outputs],
+    }
+
+
+def _spec(tensor: TensorSpec) -> dict[str, Any]:
+    return {"name": tensor.name, "datatype": named(tensor.dtype), "shape": tensor.shape}
