@@ -103,7 +103,7 @@ def output_names(card: Card, wanted: Sequence[str] | None) -> list[str]:
 def outputs_of(card: Card, answers: Sequence[Any], shape: tuple[int, ...], names: Sequence[str]) -> dict[str, Array]:
     """The tensors of as many answers as a tensor of this shape has elements. Raises BadOutput if they are none."""
     made = _answers(card.kind, answers)
-    return {name: made[name].reshape(*shape, *made[name].shape[1:]) for name in names}
+    return {name: made[name].reshape((*shape, *made[name].shape[1:])) for name in names}
 
 
 def _document(name: str, index: int, text: str, limits: Limits) -> Any:
