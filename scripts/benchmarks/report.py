@@ -93,7 +93,7 @@ def _requests(summary: Summary) -> list[str]:
         rows = [[_title(peer), *(_closed(summary, peer, cell) for cell in closed)] for peer in order]
         lines += _table(["peer", *(cell.split()[1] for cell in closed)], rows)
         lines += _open(summary, name, order)
-        lines += _checked(summary, name, order)
+        lines += _checked(summary, name, order) + _in_process(summary, name)
     return lines + _resources(summary)
 
 
@@ -133,6 +133,20 @@ def _checked(summary: Summary, name: str, order: list[str]) -> list[str]:
     wrong = [f"{_title(peer)} {count}" for peer in order if (count := summary.total(peer, cell, "wrong"))]
     verdict = f"Wrong: {', '.join(wrong)}." if wrong else "None was wrong."
     return [f"Contents checked against the model's own output, at 32 connections: {', '.join(rows)}. {verdict}", ""]
+
+
+def _in_process(summary: Summary, name: str) -> list[str]:
+    """How near those come to the model who spend nothing but its time."""
+    cell = f"{name} in process"
+    rows = []
+    for peer in summary.peers:
+        alone, rate = summary.median(peer, cell, "rate"), summary.median(peer, f"{name} c=32", "rate")
+        if alone is not None and rate is not None:
+            rows.append([_title(peer), _number(alone, 0), _number(rate / alone)])
+    if not rows:
+        return []
+    lines = ["The model alone, called in one process with the same rows, and the peer's share of that at c=32.", ""]
+    return lines + _table(["peer", "calls/s alone", "share"], rows)
 
 
 def _resources(summary: Summary) -> list[str]:

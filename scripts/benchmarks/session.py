@@ -11,6 +11,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import uvloop
 
 from scripts.benchmarks.closed_loop import run_wrk, start_wrk, wrk_result
@@ -115,6 +116,7 @@ class _Session:
         for name in names:
             asked = self._target(name)
             if asked.payloads[0].head:  # wrk's script has lines of JSON
+                self._cell(f"{name} in process", partial(self._in_process, asked))
                 for connections in (1, 8, 32):
                     self._cell(f"{name} c={connections}", partial(self._few_and_large, asked, connections))
             else:
@@ -155,6 +157,16 @@ class _Session:
         if not asked.is_right(0, status, body):
             raise NotServing(f"{asked.name}: wrong answer: status {status}: {body[:80]!r}")
         return len(body)
+
+    def _in_process(self, asked: Target) -> Cell:
+        """The model alone, called in this process, one call after the other."""
+        bodies = [(payload.body[payload.head :], payload.expected) for payload in asked.payloads]
+        inputs = [np.frombuffer(body, np.float32).reshape(len(expected), -1) for body, expected in bodies]
+        model, calls, began = asked.path.split("/")[3], 0, time.perf_counter()
+        while time.perf_counter() < began + self._seconds:
+            self._truth.run(model, inputs[calls % len(inputs)])
+            calls += 1
+        return {"rate": calls / (time.perf_counter() - began), "calls": calls}
 
     # ---- tensors --------------------------------------------------------------------------------------------------------
 
