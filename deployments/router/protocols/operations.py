@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from deployments.router import openapi
 from deployments.router.asking import Workflows
 from deployments.router.metrics import CONTENT_TYPE
+from deployments.router.openapi.document import document
+from deployments.router.openapi.page import page
 from deployments.router.protocols.open_inference.http import PROTOCOL as OPEN_INFERENCE
 from deployments.router.protocols.tables import NATIVE
 from deployments.router.request import Protocol, Reply, Request, Route, json_reply, text_reply
@@ -43,12 +44,12 @@ def routes(workflows: Workflows, draining: Callable[[], bool]) -> list[Route]:
         return Reply(200, workflows.metrics.exposition(), [(b"content-type", CONTENT_TYPE.encode())])
 
     async def description(request: Request) -> Reply:
-        return json_reply(openapi.document(workflows.listed(request)))
+        return json_reply(document(workflows.listed(request)))
 
-    page = openapi.page()
+    shown = page()
 
     async def docs(request: Request) -> Reply:
-        return page
+        return shown
 
     return [
         Route("GET", "/v2/health/live", live, OPEN_INFERENCE, access="public"),

@@ -1,0 +1,127 @@
+"""What the descriptions of all protocols are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+__all__ = [
+    "Json",
+    "closed",
+    "errors",
+    "get_operation",
+    "json_response",
+    "path_parameter",
+    "post_operation",
+    "ref",
+    "stream_operation",
+]
+
+Json = dict[str, Any]
+
+_MEANINGS: Final = {
+    "400": "Not a valid request: its HTTP, its JSON, or its input.",
+    "401": "A valid API key is needed.",
+    "403": "This needs an operator's API key, or callers from elsewhere need one.",
+    "404": "There is no such workflow, or not for this API key.",
+    "408": "The request did not arrive in time.",
+    "413": "The body is too large.",
+    "414": "The URL is too long.",
+    "415": "The body is not application/json, or compressed.",
+    "421": "This server does not answer to that host name.",
+    "429": "The rate limit is used up; see Retry-After.",
+    "431": "The request headers are too large.",
+    "500": "A fault of the server, or an output that cannot be passed on.",
+    "502": "A remote model failed.",
+    "503": "Overloaded, or not ready yet; see Retry-After.",
+    "504": "The deadline has passed.",
+}
+_OF_A_GET: Final = ("400", "401", "403", "404", "408", "414", "421", "431", "500", "503")
+
+
+def get_operation(
+    operation: str,
+    tag: str,
+    summary: str,
+    answer: Json,
+    parameters: list[Json] | None = None,
+    error: str = "NativeError",
+) -> Json:
+    return {
+        "operationId": operation,
+        "tags": [tag],
+        "summary": summary,
+        "parameters": parameters or [],
+        "responses": {"200": json_response("OK", answer), **errors(_OF_A_GET, error)},
+    }
+
+
+def post_operation(
+    operation: str,
+    tag: str,
+    summary: str,
+    asked: Json,
+    answer: Json,
+    parameters: list[Json] | None = None,
+    error: str = "NativeError",
+) -> Json:
+    deadline = {
+        "name": "x-deadline-s",
+        "in": "header",
+        "description": "Seconds after which the answer is of no use any more; may only shorten the server's own limit.",
+        "schema": {"type": "number", "exclusiveMinimum": 0},
+    }
+    return {
+        "operationId": operation,
+        "tags": [tag],
+        "summary": summary,
+        "parameters": [*(parameters or []), deadline],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": asked}}},
+        "responses": {"200": json_response("OK", answer), **errors(_MEANINGS, error)},
+    }
+
+
+def stream_operation(
+    operation: str,
+    summary: str,
+    asked: Json,
+    chunk: Json,
+    parameters: list[Json] | None = None,
+    tag: str = "native",
+    *,
+    error: str = "NativeError",
+    end: str = "at last `data: [DONE]`",
+) -> Json:
+    """`end`: what the last event of a whole stream is, in words."""
+    post = post_operation(operation, tag, summary, asked, {}, parameters, error)
+    post["responses"]["200"] = {
+        "description": f"Events `data: {{...}}`; {end}. An error after the first chunk is an event with `error` in it, "
+        "and then the stream has no such end.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}, "x-event-schema": chunk}},
+    }
+    return post
+
+
+def json_response(description: str, schema: Json) -> Json:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def errors(statuses: Iterable[str], schema: str) -> Json:
+    return {status: json_response(_MEANINGS[status], ref(schema)) for status in statuses}
+
+
+def path_parameter(name: str) -> Json:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+
+
+def ref(name: str) -> Json:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def closed(properties: Json, required: Iterable[str] | None = None) -> Json:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties if required is None else required),
+        "additionalProperties": False,
+    }
