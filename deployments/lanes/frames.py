@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from struct import Struct as Layout
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 import numpy as np
@@ -62,8 +62,9 @@ ALIGN: Final = 16
 _ARRAY: Final = 1
 _TEXTS: Final = 2
 _KINDS: Final = frozenset("biufcmMUS")
-_ARRAY_DECODER: Final = msgspec.msgpack.Decoder(tuple[str, tuple[int, ...], int])
-_TEXTS_DECODER: Final = msgspec.msgpack.Decoder(tuple[tuple[int, ...], list[Any]])
+_Size = Annotated[int, msgspec.Meta(ge=0)]
+_ARRAY_DECODER: Final = msgspec.msgpack.Decoder(tuple[str, tuple[_Size, ...], _Size])
+_TEXTS_DECODER: Final = msgspec.msgpack.Decoder(tuple[tuple[_Size, ...], list[Any]])
 
 
 class Hello(msgspec.Struct, array_like=True, tag="hello", frozen=True):
@@ -217,7 +218,7 @@ class Reader:
         try:
             message: Message = self._decoder.decode(words)
             return message
-        except (msgspec.MsgspecError, UnicodeDecodeError, TypeError, RecursionError) as cause:
+        except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as cause:
             raise ValueError("this is no message of a lane") from cause
         finally:
             self._data = b""
@@ -231,7 +232,7 @@ class Reader:
         if code != _ARRAY:
             raise ValueError("an unknown extension")
         dtype, shape, place = _ARRAY_DECODER.decode(told)
-        return np.ndarray(shape, _dtype(dtype), self._data, place)  # which checks that it lies within the data
+        return np.ndarray(shape, _dtype(dtype), self._data, place)  # which checks that it ends within the data
 
 
 @lru_cache(maxsize=256)
