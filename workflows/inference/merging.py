@@ -75,7 +75,7 @@ def cost_of(inputs: Mapping[str, Array]) -> float:
 
 def bucket_of(inputs: Arrays) -> Hashable:
     """Equal for requests that can be merged: the same names, dtypes and shapes behind the leading axis. Never raises."""
-    return tuple([(name, inputs[name].dtype.str, inputs[name].ndim, inputs[name].shape[1:]) for name in sorted(inputs)])
+    return tuple([(name, inputs[name].dtype, inputs[name].ndim, inputs[name].shape[1:]) for name in sorted(inputs)])
 
 
 def merge(requests: Sequence[Arrays]) -> Merged | None:
