@@ -14,11 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from deployments.client import Item, Outcome, WorkflowClient
 from deployments.config import WorkflowSettings
+from tests.bits import EVERY_BFLOAT16
 from tests.orders import AsyncOrders, SyncOrders
 from workflows import BaseInferenceWorkflow, CallContext
 from workflows.errors import DeadlineExceeded, InvalidInput, Overloaded, WorkflowError
+from workflows.tensors import widened
 
 __all__ = ["DEPLOYMENTS", "RULES", "Deployment", "Place", "Rule"]
 
@@ -180,6 +184,29 @@ async def every_index_comes_once_with_its_own_answer(client: WorkflowClient, pla
     outcomes = await collect(client, items)
     assert [outcome.output["value"] for outcome in outcomes] == [2 * value for value in range(20)]
     assert all(outcome.error is None and outcome.timing.batch_size >= 1 for outcome in outcomes)
+
+
+@rule("sync", "async")
+async def arrays_come_and_go_bit_by_bit(client: WorkflowClient, place: Place) -> None:
+    sent = [
+        EVERY_BFLOAT16,
+        EVERY_BFLOAT16.reshape(256, 256).T[:3],
+        EVERY_BFLOAT16[0x7F81:0x7F82].reshape(()),
+        EVERY_BFLOAT16[:0],
+        widened(EVERY_BFLOAT16),
+        np.array(["ä", "b"], object),
+    ]
+    outcomes = await collect(client, [place.order(value, tensor=array) for value, array in enumerate(sent)])
+    groups, error = await read(client, place.order(9, count=2, tensor=EVERY_BFLOAT16))
+    assert error is None
+    chunks = [chunk["tensor"] for group in groups for chunk in group]
+    got = [outcome.output["tensor"] for outcome in outcomes] + chunks
+    for array, expected in zip(got, [*sent, EVERY_BFLOAT16, EVERY_BFLOAT16], strict=True):
+        assert (array.dtype, array.shape) == (expected.dtype, expected.shape)
+        if array.dtype == object:
+            assert array.tolist() == expected.tolist()
+        else:
+            assert array.tobytes() == expected.tobytes()
 
 
 @rule("sync", "async")

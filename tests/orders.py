@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from workflows import AsyncInferenceWorkflow, BaseInferenceWorkflow, Batching, cancelled, current_call
 from workflows.errors import InvalidInput
+from workflows.types import Tensor
 
 __all__ = ["Answer", "AsyncOrders", "Order", "Piece", "SyncOrders"]
 
@@ -22,7 +23,7 @@ __all__ = ["Answer", "AsyncOrders", "Order", "Piece", "SyncOrders"]
 class Order(BaseModel):
     """One input. `gate` names the pipe to wait at, `fault` what to do instead of an answer.
 
-    In a stream of `count` chunks both happen at chunk number `at`.
+    In a stream of `count` chunks both happen at chunk number `at`. `tensor` is given back with every answer and chunk.
     """
 
     folder: str
@@ -33,6 +34,7 @@ class Order(BaseModel):
     count: int = 0
     at: int = 0
     closing_gate: str = ""
+    tensor: Tensor | None = None
 
     def enter(self) -> None:
         with Path(self.folder, "ledger").open("a", encoding="utf-8") as ledger:
@@ -52,11 +54,13 @@ class Order(BaseModel):
 class Answer(BaseModel):
     value: int
     request_id: str
+    tensor: Tensor | None = None
 
 
 class Piece(BaseModel):
     number: int
     request_id: str
+    tensor: Tensor | None = None
 
 
 class SyncOrders(BaseInferenceWorkflow[Order, Answer, Piece]):
@@ -78,7 +82,7 @@ class SyncOrders(BaseInferenceWorkflow[Order, Answer, Piece]):
             if order.pipe:
                 order.pipe.read_bytes()
             order.fail()
-            answers.append(Answer(value=2 * order.value, request_id=request_id))
+            answers.append(Answer(value=2 * order.value, request_id=request_id, tensor=order.tensor))
         return answers
 
     def do_stream(self, preprocessed_data: tuple[Order, str]) -> Iterator[Piece]:
@@ -92,7 +96,7 @@ class SyncOrders(BaseInferenceWorkflow[Order, Answer, Piece]):
                     while order.fault == "until cancelled" and not cancelled():
                         time.sleep(0.001)
                 order.enter()
-                yield Piece(number=number, request_id=request_id)
+                yield Piece(number=number, request_id=request_id, tensor=order.tensor)
         finally:
             if order.closing_gate:
                 Path(order.folder, order.closing_gate).read_bytes()
@@ -110,7 +114,7 @@ class AsyncOrders(AsyncInferenceWorkflow[Order, Answer, Piece]):
         if order.pipe:
             await asyncio.to_thread(order.pipe.read_bytes)
         order.fail()
-        return Answer(value=2 * order.value, request_id=current_call().request_id)
+        return Answer(value=2 * order.value, request_id=current_call().request_id, tensor=order.tensor)
 
     async def do_stream(self, preprocessed_data: Order) -> AsyncGenerator[Piece]:
         order = preprocessed_data
@@ -124,7 +128,7 @@ class AsyncOrders(AsyncInferenceWorkflow[Order, Answer, Piece]):
                     while order.fault == "until cancelled" and not cancelled():
                         await asyncio.sleep(0.001)
                 order.enter()
-                yield Piece(number=number, request_id=current_call().request_id)
+                yield Piece(number=number, request_id=current_call().request_id, tensor=order.tensor)
         finally:
             if order.closing_gate:
                 await asyncio.to_thread(Path(order.folder, order.closing_gate).read_bytes)

@@ -59,7 +59,8 @@ def check_workflow(
             example's, others like the example are made up and tried; a warning says where that does not help.
         batch: How many inputs to run together.
         repeatable: Whether the same input gives the same answer; False for one that draws random numbers.
-        rtol: How much a float in the answer may change, relatively, when its input runs in company.
+        rtol: How much a float in the answer may change, relatively, when its input runs in company. Unless it is 0, one of
+            bfloat16 may in any case become the next one.
         atol: The same, absolutely.
 
     Raises:

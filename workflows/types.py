@@ -22,7 +22,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from workflows.errors import InvalidInput
-from workflows.tensors import DTYPES, Array, tensor_from_json, tensor_to_json
+from workflows.tensors import DTYPES, Array, element_kind, tensor_from_json, tensor_to_json
 
 __all__ = [
     "Embed",
@@ -76,7 +76,8 @@ class _TensorForm:
     @staticmethod
     def parse(value: object) -> Array:
         if isinstance(value, np.ndarray):
-            if value.dtype.kind not in "biufOUS" or (value.dtype.kind == "O" and not _holds_text(value)):
+            kind = element_kind(value.dtype)
+            if kind not in "biufOUS" or (kind == "O" and not _holds_text(value)):
                 raise ValueError("an array of numbers, booleans or text is needed")
             return value
         if not isinstance(value, Mapping) or set(value) != {"dtype", "shape", "data"}:
@@ -106,7 +107,7 @@ class _VectorForm:
     @staticmethod
     def parse(value: object) -> Array:
         if isinstance(value, np.ndarray):
-            if value.ndim != 1 or value.dtype.kind not in "iuf":
+            if value.ndim != 1 or element_kind(value.dtype) not in "iuf":
                 raise ValueError("a vector has one dimension, of numbers")
             return value
         if not isinstance(value, list):

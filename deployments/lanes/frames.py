@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 
 from deployments.wire import PlainError, PlainItem, PlainOutcome
-from workflows.tensors import Array
+from workflows.tensors import BFLOAT16, Array, element_kind
 
 __all__ = [
     "ALIGN",
@@ -52,7 +52,7 @@ __all__ = [
     "cost_of",
 ]
 
-WIRE_VERSION: Final = 2
+WIRE_VERSION: Final = 3
 COST_BYTES: Final = 16 << 10
 MAX_FRAME_BYTES: Final = 256 << 20  # as a message of a handle may have, see serve_config.yaml
 HEAD: Final = Layout("<II")
@@ -183,7 +183,7 @@ class Writer:
     def _extension(self, value: object) -> msgspec.msgpack.Ext:
         if not isinstance(value, np.ndarray):
             raise TypeError
-        kind = value.dtype.kind
+        kind = element_kind(value.dtype)
         if kind == "O":
             texts = value.ravel().tolist()
             if not all(isinstance(text, str | bytes) for text in texts):
@@ -199,7 +199,8 @@ class Writer:
         if padding := -size % ALIGN:
             self._parts.append(bytes(padding))
         self._size += size + padding
-        return msgspec.msgpack.Ext(_ARRAY, self._inner.encode((value.dtype.str, value.shape, place)))
+        dtype = "bfloat16" if value.dtype == BFLOAT16 else value.dtype.str
+        return msgspec.msgpack.Ext(_ARRAY, self._inner.encode((dtype, value.shape, place)))
 
 
 class Reader:
@@ -237,7 +238,7 @@ class Reader:
 
 @lru_cache(maxsize=256)
 def _dtype(name: str) -> np.dtype[Any]:
-    found: np.dtype[Any] = np.dtype(name)
-    if found.kind not in _KINDS:  # objects above all: their bytes would be taken for addresses
+    found: np.dtype[Any] = np.dtype(name)  # which knows bfloat16 by its name
+    if element_kind(found) not in _KINDS:  # objects above all: their bytes would be taken for addresses
         raise ValueError("a dtype that does not travel")
     return found

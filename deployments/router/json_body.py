@@ -19,7 +19,7 @@ import orjson
 from deployments.config import Limits
 from deployments.router.refusals import BadJson
 from workflows.errors import BadOutput, InvalidInput
-from workflows.tensors import tensor_to_json
+from workflows.tensors import element_kind, tensor_to_json, widened
 
 __all__ = ["parse_json", "parse_json_aside", "render_json"]
 
@@ -113,14 +113,14 @@ def _unusual(value: Any) -> Any:
         raise TypeError
     if value.dtype.kind in "OUS":
         return np.reshape(np.array(tensor_to_json(value)["data"], dtype=object), value.shape).tolist()
-    if value.ndim and value.dtype.kind in "biuf":
-        return np.ascontiguousarray(value)
+    if value.ndim and element_kind(value.dtype) in "biuf":
+        return np.ascontiguousarray(widened(value))
     return value.tolist()
 
 
 def _all_finite(value: Any) -> bool:
     if isinstance(value, np.ndarray):
-        return value.dtype.kind != "f" or bool(np.isfinite(value).all())
+        return element_kind(value.dtype) != "f" or bool(np.isfinite(widened(value)).all())
     if isinstance(value, float | np.floating):
         return math.isfinite(value)
     if isinstance(value, dict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import msgspec
 import numpy as np
 import pytest
@@ -11,7 +12,21 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from deployments.lanes.frames import ALIGN, HEAD, Bye, Call, Chunks, Hello, Message, Reader, Unsayable, Writer
+from deployments.lanes.frames import (
+    ALIGN,
+    COPIED_BYTES,
+    HEAD,
+    Bye,
+    Call,
+    Chunks,
+    Hello,
+    Message,
+    Reader,
+    Unsayable,
+    Writer,
+)
+from tests.bits import EVERY_BFLOAT16, arrays_of
+from workflows.tensors import BFLOAT16
 
 ABOUT = ("request", 1.5, "key", 0, None, None)
 dtypes = (
@@ -19,7 +34,8 @@ dtypes = (
     | hnp.unicode_string_dtypes(max_len=5)
     | hnp.byte_string_dtypes(max_len=5)
 )
-arrays: st.SearchStrategy[Any] = hnp.arrays(dtypes, hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5))
+shapes = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)
+arrays: st.SearchStrategy[Any] = hnp.arrays(dtypes, shapes) | arrays_of(BFLOAT16, shapes)
 texts = st.lists(st.text(st.characters(codec="utf-8"), max_size=5) | st.binary(max_size=5), max_size=5)
 plain_data = st.recursive(
     st.none()
@@ -61,6 +77,15 @@ def test_arrays_come_bit_by_bit_and_may_be_written_to(sent: list[Any]) -> None:
         assert got.flags.writeable
 
 
+@pytest.mark.parametrize("rows", [1, COPIED_BYTES])
+def test_every_bit_of_bfloat16_comes(rows: int) -> None:
+    sent = np.tile(EVERY_BFLOAT16[-16:], (rows, 1))
+    for array in (sent, sent.T, sent[:, ::-3], sent[:1, 3].reshape(())):
+        got = input_through(array)
+        assert (got.dtype, got.shape) == (BFLOAT16, array.shape)
+        assert got.tobytes() == array.tobytes()
+
+
 @given(texts)
 def test_arrays_of_text_come_as_they_were(sent: list[str | bytes]) -> None:
     array = np.empty(len(sent), dtype=object)
@@ -92,8 +117,11 @@ def test_arrays_lie_where_processors_like_them() -> None:
         np.float32(1.0),
         np.array([object()], dtype=object),
         np.zeros(2, dtype=[("field", "i4")]),
+        np.zeros(2, "V2"),
+        np.zeros(2, ml_dtypes.float8_e5m2),
+        np.zeros(2, BFLOAT16.newbyteorder(">")),
     ],
-    ids=["number", "text", "object", "numpy's scalar", "array of objects", "record"],
+    ids=["number", "text", "object", "numpy's scalar", "array of objects", "record", "void", "8 bits", "byte order"],
 )
 def test_what_is_no_plain_data_is_unsayable(value: object) -> None:
     writer = Writer()
@@ -119,7 +147,18 @@ def test_noise_is_refused(words: bytes, data: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("dtype", "shape", "place"),
-    [("O", (1,), 0), ("f4", (1 << 40,), 0), ("f4", (4,), 8), ("f4", (-1,), 0), ("f4", (1,), -4), ("nonsense", (1,), 0)],
+    [
+        ("O", (1,), 0),
+        ("f4", (1 << 40,), 0),
+        ("f4", (4,), 8),
+        ("f4", (-1,), 0),
+        ("f4", (1,), -4),
+        ("nonsense", (1,), 0),
+        ("bfloat16", (9,), 0),
+        ("V2", (1,), 0),
+        ("float8_e5m2", (1,), 0),
+        ("float8_e4m3fn", (1,), 0),
+    ],
 )
 def test_an_array_that_is_not_in_the_data_is_refused(dtype: str, shape: tuple[int, ...], place: int) -> None:
     with pytest.raises(ValueError, match="no message"):
@@ -127,7 +166,7 @@ def test_an_array_that_is_not_in_the_data_is_refused(dtype: str, shape: tuple[in
 
 
 def test_an_array_that_is_in_the_data_is_not_refused() -> None:
-    for dtype, shape, place in (("<f4", (4,), 0), ("f4", (1,), 12)):
+    for dtype, shape, place in (("<f4", (4,), 0), ("bfloat16", (8,), 0), ("f4", (1,), 12)):
         message = Reader().read(forged(dtype, shape, place), bytes(16))
         assert isinstance(message, Chunks)
         assert not message.chunks[0].any()

@@ -17,8 +17,10 @@ from deployments.wire import (
     encode_item,
     encode_outcome,
 )
+from tests.bits import EVERY_BFLOAT16
 from workflows import CallContext
 from workflows.errors import InvalidInput, NotReady, Overloaded, ReplicaLost, WorkflowError, error_types
+from workflows.tensors import BFLOAT16
 
 
 def crossed(value: Any) -> Any:
@@ -78,6 +80,15 @@ def test_an_item_keeps_its_call_and_its_deadline_becomes_time_left() -> None:
     assert back.call == call
     np.testing.assert_array_equal(back.input_data["a"], np.arange(3))
     assert back.call.seconds_left() is None
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_bfloat16_comes_back_bit_by_bit(protocol: int) -> None:
+    item, outcome = Item({"x": EVERY_BFLOAT16}, CallContext("id")), Outcome({"y": EVERY_BFLOAT16[::2]})
+    crossed_ = pickle.loads(pickle.dumps((encode_item(item), encode_outcome(outcome)), protocol))
+    x, y = decode_item(crossed_[0]).input_data["x"], decode_outcome(crossed_[1]).output["y"]
+    assert (x.dtype, x.tobytes()) == (BFLOAT16, EVERY_BFLOAT16.tobytes())
+    assert (y.dtype, y.tobytes()) == (BFLOAT16, EVERY_BFLOAT16[::2].tobytes())
 
 
 def test_time_left_survives_and_clocks_do_not_matter() -> None:

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes
 
 from deployments.config import Limits
 from deployments.router.json_body import ASIDE_BYTES, PART_BYTES, parse_json, parse_json_aside, render_json
 from deployments.router.refusals import BadJson
+from tests.bits import EVERY_BFLOAT16, arrays_of
 from workflows.errors import BadOutput, InvalidInput
+from workflows.tensors import BFLOAT16, Array, widened
 
 LIMITS = Limits()
 
@@ -181,11 +184,40 @@ def test_float16_comes_back_bit_by_bit(numbers: list[float]) -> None:
     assert np.array(json.loads(render_json(array)), np.float16).tobytes() == array.tobytes()
 
 
+@given(arrays_of(BFLOAT16, array_shapes(min_dims=0, max_dims=3, min_side=0), finite=True))
+def test_bfloat16_comes_back_bit_by_bit(array: Array) -> None:
+    for sent in (array, np.asfortranarray(array)):
+        again = np.array(json.loads(render_json(sent)), np.float32).reshape(sent.shape)
+        assert (widened(sent) == again).all()
+        assert again.astype(BFLOAT16).tobytes() == sent.tobytes()
+
+
+def test_bfloat16_is_written_like_float32() -> None:
+    numbers = np.array([[0.1, -0.0], [1e-40, 3.3895314e38]], BFLOAT16)
+    assert render_json({"y": numbers}) == b'{"y":[[0.100097656,-0.0],[9.1835e-41,3.3895314e+38]]}'
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("wrap", [float, np.float32, np.float64, lambda x: np.array([1, x], np.float16), lambda x: [x]])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        float,
+        np.float32,
+        np.float64,
+        lambda x: np.array([1, x], np.float16),
+        lambda x: np.array([1, x], BFLOAT16),
+        lambda x: np.array(x, BFLOAT16),
+        lambda x: [x],
+    ],
+)
 def test_what_is_not_finite_is_an_error_and_not_null(bad: float, wrap: Any) -> None:
     with pytest.raises(BadOutput, match="finite"):
         render_json({"a": [None, {"b": wrap(bad)}]})
+
+
+def test_a_nan_that_signals_is_an_error_and_no_warning() -> None:
+    with pytest.raises(BadOutput, match="finite"):
+        render_json(EVERY_BFLOAT16[0x7F80:0x7FA0])
 
 
 @pytest.mark.parametrize("bad", [b"\xff", {1: 2}, 1 << 70, "\ud800", object(), np.array([1j])])

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.bits import arrays_of
 from tests.router.router_front import Front, ScriptedClient, Visit
 from workflows.context import CallContext
 from workflows.errors import InvalidInput, Overloaded
-from workflows.tensors import DTYPES
+from workflows.tensors import DTYPES, element_kind
 
 PATH = "/v1/workflows/m/inference"
 
@@ -138,8 +139,8 @@ def tensors(draw: st.DrawFn) -> dict[str, Any]:
     shape = draw(st.lists(st.integers(0, 3), max_size=3))
     kind = DTYPES[dtype].kind
     elements: st.SearchStrategy[Any]
-    if kind == "f":
-        elements = st.floats(width=DTYPES[dtype].itemsize * 8, allow_nan=False, allow_infinity=False)  # type: ignore[arg-type]
+    if element_kind(DTYPES[dtype]) == "f":
+        elements = arrays_of(DTYPES[dtype], (), finite=True).map(lambda array: array.item())
     elif kind == "b":
         elements = st.booleans()
     elif kind == "O":

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from tests.bits import arrays_of
 from workflows.errors import InvalidInput
 from workflows.tensors import DTYPES, MAX_ELEMENTS, Array, dtype_name, tensor_from_json, tensor_to_json
 
@@ -30,8 +31,7 @@ def tensors(draw: st.DrawFn) -> Array:
         array = np.empty(prod(shape), dtype=object)
         array[:] = draw(texts)
         return array.reshape(shape)
-    dtype = DTYPES[name]
-    return draw(arrays.arrays(dtype, shape, elements=arrays.from_dtype(dtype, allow_nan=False, allow_infinity=False)))
+    return draw(arrays_of(DTYPES[name], shape, finite=True))
 
 
 @on_busy_machines
@@ -62,6 +62,15 @@ def test_every_tensor_survives_json_flat_and_nested(array: Array) -> None:
         ("float32", 1e300),
         ("float32", 10**400),
         ("float16", 70000),
+        ("bfloat16", "1.5"),
+        ("bfloat16", True),
+        ("bfloat16", None),
+        ("bfloat16", 1e39),
+        ("bfloat16", -3.4e38),
+        ("bfloat16", 10**400),
+        ("bfloat16", float("nan")),
+        ("bfloat16", float("inf")),
+        ("bfloat16", [1.0]),
         ("float32", float("nan")),
         ("float32", float("inf")),
         ("float64", None),

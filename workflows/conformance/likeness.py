@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from workflows.conformance.claims import must
 from workflows.errors import BadOutput
 from workflows.plain import plain
-from workflows.tensors import Array
+from workflows.tensors import BFLOAT16, Array, element_kind, widened
 
 __all__ = ["Expectations", "alike", "kept", "plain_form"]
+
+_BFLOAT16_STEP: Final = 2.0**-7
 
 
 @dataclass(slots=True)
@@ -106,10 +108,13 @@ def alike(first: Any, second: Any, rtol: float = 0.0, atol: float = 0.0) -> bool
 
 
 def _alike_arrays(first: Array, second: Array, rtol: float, atol: float) -> bool:
-    if first.shape != second.shape or first.dtype.kind != second.dtype.kind:
+    kind = element_kind(first.dtype)
+    if first.shape != second.shape or kind != element_kind(second.dtype):
         return False
-    if first.dtype.kind == "f":
-        return bool(np.allclose(first, second, rtol=rtol, atol=atol, equal_nan=True))
+    if kind == "f":
+        if rtol and BFLOAT16 in (first.dtype, second.dtype):  # the next number may be further away than that
+            rtol = max(rtol, _BFLOAT16_STEP)
+        return bool(np.allclose(widened(first), widened(second), rtol=rtol, atol=atol, equal_nan=True))
     return bool((first == second).all())
 
 

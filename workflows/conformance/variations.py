@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from workflows.conformance.likeness import alike
-from workflows.tensors import Array
+from workflows.tensors import Array, element_kind, widened
 
 __all__ = ["variations"]
 
@@ -54,11 +54,11 @@ def _others(value: Any) -> Iterator[Any]:
 
 def _arrays(array: Array) -> Iterator[Array]:
     """Whole numbers may be places in a table, such as tokens: none is larger than those that are there, but for a 1."""
-    flat = array.ravel()
-    if array.size and not (flat == flat[0]).all():
+    flat, numbers, kind = array.ravel(), widened(array), element_kind(array.dtype)
+    if array.size and not (numbers == numbers.flat[0]).all():
         yield np.ascontiguousarray(flat[::-1]).reshape(array.shape)
         yield np.roll(flat, 1).reshape(array.shape)
-    if array.dtype.kind in "biuf":
-        yield np.where(array == 0, 1, 0).astype(array.dtype)
-    if array.dtype.kind == "f":
-        yield (array / 2).astype(array.dtype)
+    if kind in "biuf":
+        yield np.where(numbers == 0, 1, 0).astype(array.dtype)
+    if kind == "f":
+        yield (numbers / 2).astype(array.dtype)

@@ -16,7 +16,7 @@ import numpy as np
 from workflows.errors import WorkflowError
 from workflows.inference.graph_signature import Input
 from workflows.inference.merging import merge
-from workflows.tensors import DTYPES, Array
+from workflows.tensors import DTYPES, Array, element_kind, widened
 
 __all__ = ["Fill", "mixed_outputs", "sample"]
 
@@ -111,9 +111,9 @@ def _distance(array: Array | None, expected: Array | None) -> float:
     """How far the furthest row is from the expected one, in parts of that row's own largest number."""
     if array is None or expected is None or array.shape != expected.shape or array.dtype != expected.dtype:
         return np.inf
-    if array.dtype.kind != "f":
+    if element_kind(array.dtype) != "f":
         return 0.0 if (array == expected).all() else np.inf
-    return max((_row_distance(*rows) for rows in zip(array, expected, strict=True)), default=0.0)
+    return max((_row_distance(*rows) for rows in zip(widened(array), widened(expected), strict=True)), default=0.0)
 
 
 def _row_distance(row: Array, expected: Array) -> float:
@@ -128,6 +128,7 @@ def _row_distance(row: Array, expected: Array) -> float:
 
 def _filled(spec: Input, fill: Fill, shape: tuple[int, ...]) -> Array:
     dtype = DTYPES[spec.dtype or "float32"]
+    kind = element_kind(dtype)
     if fill == "zeros":
         return np.full(shape, "", dtype=object) if spec.dtype == "string" else np.zeros(shape, dtype)
     values = np.random.default_rng(_SEEDS[fill]).random(shape)
@@ -137,8 +138,8 @@ def _filled(spec: Input, fill: Fill, shape: tuple[int, ...]) -> Array:
         text: Array = np.where(ones, "1", "0").astype(object)
         return text
     if fill == "hostile":
-        if dtype.kind == "f":
+        if kind == "f":
             return ((2 * values - 1) * _LOUD).astype(dtype)
-        if dtype.kind in "iu" and dtype.itemsize == 1:  # brightness, most of the time
+        if kind in "iu" and dtype.itemsize == 1:  # brightness, most of the time
             return (values * np.iinfo(dtype).max).astype(dtype)
-    return values.astype(dtype) if dtype.kind == "f" else ones.astype(dtype)
+    return values.astype(dtype) if kind == "f" else ones.astype(dtype)
