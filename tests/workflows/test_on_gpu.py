@@ -45,7 +45,8 @@ def test_torch(tmp_path: Path, source: str, dtype: Any) -> None:
     workflow.setup()
     assert workflow._program is not None
     assert devices_of(workflow._program.module) == {"cuda:0"}
-    np.testing.assert_allclose(result(workflow.inference(Tensors(inputs={"x": rows(5)}))), affine(rows(5)), atol=0.03)
+    answer = result(workflow.inference(Tensors(inputs={"x": rows(5)})))
+    np.testing.assert_allclose(answer.astype(np.float32), affine(rows(5)), atol=0.03)
 
 
 def test_no_gpu_given_means_cpu(tmp_path: Path) -> None:

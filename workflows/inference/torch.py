@@ -53,7 +53,8 @@ class TorchInferenceWorkflow(TensorModelWorkflow):
         input_names: Inputs that `forward` takes by position.
         output_names: Names for a tuple's members; of a mapping, the members to give, so that others need be no tensors.
         batch: Whether requests may be joined along the leading axis. None asks the signature and the warm-up.
-        dtype: Number format of weights and float inputs; None leaves it. Outputs in bfloat16 become float32.
+        dtype: Number format of weights and float inputs; None leaves it. What the module then gives is answered in
+            its own format.
         threads: CPU threads of this process; None takes `resources.threads`.
         compile_backend: Compile with this backend of torch.compile, for example `inductor`; None runs the module as it is.
         warm_up: Run the model at setup on zeros, which must succeed, and then on a few rows alone and together. Only

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from workflows.errors import BadOutput, InvalidInput
-from workflows.tensors import Array
+from workflows.tensors import BFLOAT16, Array, element_kind
 
 __all__ = ["check_dtype", "named_outputs", "to_arrays", "to_tensors"]
 
 
 def check_dtype(name: str, array: Array) -> None:
     """Raises InvalidInput for what torch has no tensors of: text, and numbers in another machine's byte order."""
-    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+    if element_kind(array.dtype) not in "biuf" or array.dtype.itemsize > 8:
         raise InvalidInput(f"input {name[:64]!r}: a tensor of numbers or booleans is needed", param=name[:64])
     if not array.dtype.isnative:
         raise InvalidInput(f"input {name[:64]!r}: native byte order is needed", param=name[:64])
@@ -31,9 +31,16 @@ def to_tensors(torch: Any, arrays: Mapping[str, Array], device: Any, dtypes: Map
     """
     tensors = {}
     for name, array in arrays.items():
-        tensor = torch.from_numpy(np.array(array, order="C")).to(device)
+        tensor = _tensor(torch, np.array(array, order="C")).to(device)
         tensors[name] = tensor.to(dtypes[name]) if name in dtypes and tensor.is_floating_point() else tensor
     return tensors
+
+
+def _tensor(torch: Any, array: Array) -> Any:
+    """The array's own memory as a tensor. torch knows no array of bfloat16, but every tensor's bits."""
+    if array.dtype == BFLOAT16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
 
 
 def named_outputs(given: Any, names: Sequence[str] | None) -> dict[str, Any]:
@@ -59,7 +66,7 @@ def named_outputs(given: Any, names: Sequence[str] | None) -> dict[str, Any]:
 
 
 def to_arrays(torch: Any, outputs: Mapping[str, Any], wanted: Sequence[str] | None) -> dict[str, Array]:
-    """A module's answer as arrays, its own memory, bfloat16 (which numpy has not) as float32.
+    """A module's answer as arrays, its own memory; floats of 8 bits, which numpy has not, as float32.
 
     Args:
         wanted: The names to give, in this order; None gives all.
@@ -79,8 +86,10 @@ def _array(torch: Any, part: Any) -> Array:
         return np.asarray(part)
     if not isinstance(part, torch.Tensor) or part.is_complex() or part.is_sparse:
         raise BadOutput("the model gave an output that is no tensor of numbers")
+    # A copy, because a module may give out its own weights or a buffer that the next call overwrites.
+    if part.dtype == torch.bfloat16:
+        return np.array(part.detach().view(torch.int16).numpy(force=True)).view(BFLOAT16)
     if part.is_floating_point() and part.dtype not in (torch.float16, torch.float32, torch.float64):
         part = part.float()
-    # A copy, because a module may give out its own weights or a buffer that the next call overwrites.
     array: Array = np.array(part.numpy(force=True))
     return array
