@@ -16,6 +16,7 @@ from pydantic import Field
 
 from workflows.errors import ModelNotFound, WorkflowError
 from workflows.inference.graph_signature import Selection, read_signature
+from workflows.inference.onnx_bfloat16 import givable, has_bfloat16, run_by_values
 from workflows.inference.onnx_file import quantises_by_batch
 from workflows.inference.onnx_runtime import (
     Execution,
@@ -24,6 +25,7 @@ from workflows.inference.onnx_runtime import (
     choose_providers,
     fault_of,
     session_options_of,
+    unloadable,
 )
 from workflows.inference.onnx_values import named_arrays
 from workflows.inference.tensor_model import TensorModelWorkflow
@@ -43,7 +45,8 @@ class ONNXInferenceWorkflow(TensorModelWorkflow):
 
     Inputs are tensors by the graph's names; optional ones, and initializers that the graph lets callers override, may be
     left out. Nothing is cast. Maps and sequences, as scikit-learn exports give them, are answered as tensors: see
-    `graph_signature.Output`.
+    `graph_signature.Output`. Tensors of bfloat16 go in and come out like all others, but not out of a graph that takes text
+    or gives maps or sequences as well.
 
     Requests run together only where the graph's shapes say that their rows are independent (a free leading axis on every
     required input and wanted output) and the warm-up has seen it, or `batch` is true; otherwise each runs alone, as it
@@ -128,7 +131,7 @@ class ONNXInferenceWorkflow(TensorModelWorkflow):
         try:
             session = onnxruntime.InferenceSession(path, options, providers=providers)
         except Exception as cause:
-            raise WorkflowError(f"{self._model[:64]!r} is not an ONNX model that this onnxruntime can load") from cause
+            raise WorkflowError(unloadable(self._model[:64], type(cause).__name__)) from cause
         missing = {name for name, _ in providers} - set(session.get_providers())
         if missing:
             log.warning("model %s runs without %s: onnxruntime could not start it", self._model, ", ".join(missing))
@@ -138,7 +141,9 @@ class ONNXInferenceWorkflow(TensorModelWorkflow):
         self._quiet.log_severity_level = 4  # a refused input is the caller's to hear of, not the log's
         self._by_batch = quantises_by_batch(path)
         self._session = session
-        self._know(read_signature(session.get_inputs(), session.get_outputs(), session.get_overridable_initializers()))
+        graph = read_signature(session.get_inputs(), session.get_outputs(), session.get_overridable_initializers())
+        self._values = onnxruntime if has_bfloat16(graph) else None
+        self._know(givable(graph))
 
     def do_teardown(self) -> None:
         super().do_teardown()
@@ -148,7 +153,9 @@ class ONNXInferenceWorkflow(TensorModelWorkflow):
 
     def run(self, feeds: Mapping[str, Array], selection: Selection) -> dict[str, Array]:
         assert self._session is not None
-        return named_arrays(self._session.run(selection.fetch, feeds, self._quiet), selection)
+        if self._values is None:
+            return named_arrays(self._session.run(selection.fetch, feeds, self._quiet), selection)
+        return named_arrays(run_by_values(self._values, self._session, feeds, selection, self._quiet), selection)
 
     def fault_of(self, cause: Exception) -> WorkflowError | None:
         return fault_of(type(cause).__name__, str(cause))

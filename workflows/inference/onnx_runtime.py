@@ -19,6 +19,7 @@ __all__ = [
     "choose_providers",
     "fault_of",
     "session_options_of",
+    "unloadable",
 ]
 
 Provider = tuple[str, dict[str, str]]
@@ -101,6 +102,15 @@ def choose_providers(
         if name in _ON_GPU and not resources.gpu_ids:
             raise InvalidInput(f"{name} needs a GPU, and this workflow was given none", param="providers")
     return [(name, _options(name, resources)) for name in dict.fromkeys((*names, CPU))]
+
+
+def unloadable(model: str, kind: str) -> str:
+    """What to tell the operator of a model that no session could be made of, by the exception's class name."""
+    if kind == "NotImplemented":
+        return (
+            f"{model!r} has an operator that this onnxruntime cannot run, or not in the number format it is used with"
+        )
+    return f"{model!r} is not an ONNX model that this onnxruntime can load"
 
 
 def fault_of(kind: str, text: str) -> WorkflowError | None:
