@@ -1,0 +1,114 @@
+"""The router's front on a real port, over workflows in this process: what official clients are pointed at. No Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import uvloop
+
+from deployments.config import RouterArgs
+from deployments.local import LocalClient
+from deployments.router.app import build_app
+from deployments.router.directory import Directory, Entry
+from deployments.router.dispatch import Dispatcher
+from deployments.router.keys import Keys
+from deployments.router.listeners import HttpListener
+from deployments.router.metrics import Metrics
+from deployments.runner import Runner
+from workflows import types
+from workflows.base import BaseInferenceWorkflow
+
+__all__ = ["Echo", "Identity", "System", "running"]
+
+Workflow = BaseInferenceWorkflow[Any, Any, Any]
+HOST: Final = "127.0.0.1"
+
+
+class Identity(BaseInferenceWorkflow[types.Tensors, types.TensorsResult]):
+    """Gives back what comes."""
+
+    retry_safe = True
+
+    def do_run_model(self, preprocessed_data: types.Tensors) -> types.TensorsResult:
+        wanted = preprocessed_data.outputs or list(preprocessed_data.inputs)
+        return types.TensorsResult(outputs={name: preprocessed_data.inputs[name] for name in wanted})
+
+
+class Echo(BaseInferenceWorkflow[dict[str, Any], dict[str, Any]]):
+    """Takes a JSON object, and says what it was."""
+
+    def do_run_model(self, preprocessed_data: dict[str, Any]) -> dict[str, Any]:
+        return {"seen": preprocessed_data}
+
+
+@dataclass
+class System:
+    """A running front.
+
+    Attributes:
+        workflows: Those behind it, for a test to ask by itself, while nobody else does.
+    """
+
+    workflows: Mapping[str, Workflow]
+    http: str = ""
+    _runners: dict[str, Runner] = field(default_factory=dict)
+
+    def direct(self, name: str, input_data: Any) -> Any:
+        """A workflow's answer, without anything in between."""
+        return self.workflows[name].inference(input_data)
+
+    async def serve(self, ready: threading.Event, leave: asyncio.Event, args: RouterArgs, keys: Keys) -> None:
+        """Until `leave` is set."""
+        directory = Directory()
+        for name, workflow in self.workflows.items():
+            runner = self._runners[name] = Runner(workflow, name)
+            await runner.start()
+            dispatcher = Dispatcher(LocalClient(runner))
+            dispatcher.configure(runner.card, 1)
+            directory.put(Entry(name, dispatcher, "ready", card=runner.card, replicas=1))
+        app = build_app(directory, args, keys, Metrics(entries=directory))
+        listener = HttpListener(app, HOST, 0, limits=args.limits, owner="tests", send_away=lambda: None)
+        try:
+            await listener.start(drain_s=1.0)
+            self.http = f"{HOST}:{listener.address[1]}"
+            ready.set()
+            await leave.wait()
+        finally:
+            await listener.stop()
+            for runner in self._runners.values():
+                await runner.stop()
+
+
+@contextmanager
+def running(
+    workflows: Mapping[str, Workflow], args: RouterArgs | None = None, keys: Keys | None = None
+) -> Iterator[System]:
+    """A system on a thread of its own."""
+    system, ready, failed = System(workflows), threading.Event(), []
+    loop, leave = uvloop.new_event_loop(), asyncio.Event()
+
+    def run() -> None:
+        try:
+            loop.run_until_complete(system.serve(ready, leave, args or RouterArgs(), keys or Keys()))
+        except Exception as error:  # noqa: BLE001 - told below
+            failed.append(error)
+        finally:
+            ready.set()
+            loop.close()
+
+    thread = threading.Thread(target=run, name="router of the clients' tests")
+    thread.start()
+    try:
+        ready.wait()
+        if failed:
+            raise failed[0]
+        yield system
+    finally:
+        if not failed:
+            loop.call_soon_threadsafe(leave.set)
+        thread.join()
