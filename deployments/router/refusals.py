@@ -10,6 +10,7 @@ HeadersTooLarge       hdr         the header block
 SlowBody              slow_body   the body did not arrive in time
 UnsupportedMediaType  media       not JSON, or compressed
 BadJson               parse       not JSON in strict UTF-8, or nested too deep
+BadMessage            parse       not a message of the protocol, or with far too much in it
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from workflows.errors import WorkflowError
 __all__ = [
     "BadHost",
     "BadJson",
+    "BadMessage",
     "HeadersTooLarge",
     "MethodNotAllowed",
     "NoRoute",
@@ -86,3 +88,8 @@ class UnsupportedMediaType(WorkflowError):
 class BadJson(WorkflowError):
     code = "parse"
     default_message = "the body is not valid JSON"
+
+
+class BadMessage(WorkflowError):
+    code = "parse"
+    default_message = "the request is not a message that this method takes"
