@@ -28,16 +28,17 @@ def tensors(draw: st.DrawFn, datatypes: tuple[str, ...] = tuple(DATATYPES), *, f
     shape = draw(shapes())
     count = int(np.prod(shape, dtype=np.int64))
     if dtype.kind == "O":
-        texts = draw(st.lists(st.text(max_size=8), min_size=count, max_size=count))
+        text = st.text(max_size=8).map(str.encode)
+        elements = text if finite else text | st.binary(max_size=8)
         array = np.empty(count, object)
-        array[:] = [text.encode() for text in texts]
+        array[:] = draw(st.lists(elements, min_size=count, max_size=count))
         return array.reshape(shape)
     if dtype.kind == "b":
         return np.array(draw(st.lists(st.booleans(), min_size=count, max_size=count)), dtype).reshape(shape)
     size = count * dtype.itemsize
     array = np.frombuffer(draw(st.binary(min_size=size, max_size=size)), dtype).reshape(shape)
     if finite and dtype.kind not in "iu":
-        return np.where(np.isfinite(array.astype(np.float64)), array, dtype.type(0.5)).astype(dtype)
+        return np.where(np.isfinite(array), array, dtype.type(0.5))
     return array
 
 

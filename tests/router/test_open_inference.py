@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.router.protocols.open_inference.datatypes import DATATYPES
+from deployments.router.protocols.open_inference.datatypes import DATATYPES, ONLY_BINARY
 from tests.router.router_front import Front, ScriptedClient
 from workflows.context import CallContext
 
@@ -103,7 +103,7 @@ async def test_the_timeout_parameter_shortens_the_deadline() -> None:
         ({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1]}]}, "data is missing"),
         ({"inputs": [{"name": "x", "datatype": "FP32", "data": [1]}]}, "shape must be a list"),
         *(({"inputs": [{**GOOD, "datatype": name}]}, "unknown datatype") for name in ODD_TYPES),
-        ({"inputs": [{**GOOD, "datatype": "BF16"}]}, "unknown datatype"),
+        ({"inputs": [{**GOOD, "datatype": "BF16"}]}, "tensor 'x': BF16 has no form in JSON: send it in binary form"),
         ({"inputs": [{**GOOD, "shape": [2], "data": [1]}]}, "expected 2 elements, got 1"),
         ({"inputs": [{**GOOD, "data": [1, "2"]}]}, "not a float32"),
         ({"inputs": [{**GOOD, "shape": [1] * 65}]}, "shape must be a list"),
@@ -140,7 +140,7 @@ async def test_clients_that_name_no_media_type_are_understood_but_browsers_pages
     assert from_page.status_code == 415
 
 
-@pytest.mark.parametrize("datatype", list(DATATYPES))
+@pytest.mark.parametrize("datatype", sorted(DATATYPES.keys() - ONLY_BINARY))
 @given(st.data())
 @settings(max_examples=10, deadline=None)
 def test_every_datatype_comes_back_as_it_was_sent(datatype: str, data: st.DataObject) -> None:

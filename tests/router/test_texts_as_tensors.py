@@ -168,3 +168,12 @@ async def test_a_workflow_that_does_not_answer_as_its_kind_is_at_fault(model: st
     status, body = await infer(model, texts("text_input" if model == "text" else "text", "a"), front=front)
     assert status == 500
     assert "gave no answer of its kind" in body["error"]
+
+
+async def test_a_text_must_be_text() -> None:
+    front, clients = house()
+    head = b'{"inputs":[{"name":"text_input","datatype":"BYTES","shape":[1],"parameters":{"binary_data_size":5}}]}'
+    headers = {"inference-header-content-length": str(len(head)), "content-type": "application/octet-stream"}
+    answer = await front.request("POST", "/v2/models/text/infer", content=head + b"\x01\0\0\0\xff", headers=headers)
+    assert (answer.status_code, answer.json()) == (400, {"error": "tensor 'text_input': element 0 is not UTF-8"})
+    assert not clients["text"].calls

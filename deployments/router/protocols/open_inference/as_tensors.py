@@ -82,6 +82,9 @@ def plain_inputs(card: Card, inputs: Mapping[str, Array], parameters: Mapping[st
     if not 0 < texts.size <= limits.max_batch_items:
         raise bad_tensor(spec.name, f"must have 1 to {limits.max_batch_items} elements")
     elements: list[str] = texts.ravel().tolist()
+    for index, element in enumerate(elements):
+        if not isinstance(element, str):
+            raise bad_tensor(spec.name, f"element {index} is not UTF-8")
     if card.kind == "generate":
         return [generate_input(text, parameters) for text in elements]
     for parameter in parameters:

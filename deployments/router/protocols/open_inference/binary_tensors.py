@@ -2,8 +2,9 @@
 
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
 
-An element of BYTES is its length in four bytes and then itself. Sizes are checked with Python's integers before memory is
-taken, and numbers are not copied: what comes out is a read-only view of what came in.
+An element of BYTES is its length in four bytes and then itself: text where it is UTF-8, and else `bytes`. Sizes are
+checked with Python's integers before memory is taken, and numbers are not copied: what comes out is a read-only view of
+what came in.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def tensor_from_bytes(name: str, dtype: str, shape: object, data: memoryview, mo
 
     Raises:
         InvalidInput: A shape that cannot be, another number of bytes than the shape says, a boolean that is neither 0
-            nor 1, a text that is not UTF-8 or ends elsewhere than its length says.
+            nor 1, an element of BYTES that ends elsewhere than its length says.
     """
     dims = checked_shape(name, shape)
     count = prod(dims)
@@ -62,7 +63,7 @@ def tensor_to_bytes(array: Array) -> bytes | memoryview:
 def _texts(name: str, count: int, data: memoryview) -> Array:
     if len(data) < count * _LENGTH.size:
         raise bad_tensor(name, f"{len(data)} bytes cannot hold {count} elements")
-    found: list[str] = []
+    found: list[str | bytes] = []
     place = 0
     for _ in range(count):
         start = place + _LENGTH.size
@@ -75,7 +76,7 @@ def _texts(name: str, count: int, data: memoryview) -> Array:
         try:
             found.append(str(data[start:place], "utf-8"))
         except UnicodeDecodeError:
-            raise bad_tensor(name, f"element {len(found)} is not UTF-8") from None
+            found.append(bytes(data[start:place]))
     if place != len(data):
         raise bad_tensor(name, f"{len(data) - place} bytes too many")
     array = np.empty(count, object)

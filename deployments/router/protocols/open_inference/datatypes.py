@@ -8,15 +8,18 @@ from typing import Final
 from workflows.errors import BadOutput
 from workflows.tensors import Array, dtype_name
 
-__all__ = ["DATATYPES", "datatype_of", "named"]
+__all__ = ["DATATYPES", "ONLY_BINARY", "datatype_of", "named"]
 
 DATATYPES: Final[Mapping[str, str]] = {
     "BOOL": "bool",
     **{f"UINT{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
     **{f"INT{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
     **{f"FP{bits}": f"float{bits}" for bits in (16, 32, 64)},
+    "BF16": "bfloat16",
     "BYTES": "string",
 }
+ONLY_BINARY: Final = frozenset({"BF16"})
+"""Those that the protocol has no JSON form for. It has none for FP16 either, which JSON can say: that is taken."""
 _NAMES: Final = {dtype: datatype for datatype, dtype in DATATYPES.items()}
 
 

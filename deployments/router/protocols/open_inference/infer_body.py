@@ -17,7 +17,7 @@ from deployments.config import Limits
 from deployments.router.directory import Entry
 from deployments.router.json_body import render_json
 from deployments.router.protocols.open_inference.binary_tensors import tensor_from_bytes, tensor_to_bytes
-from deployments.router.protocols.open_inference.datatypes import DATATYPES, datatype_of
+from deployments.router.protocols.open_inference.datatypes import DATATYPES, ONLY_BINARY, datatype_of
 from deployments.router.protocols.open_inference.inference import (
     MAX_ID_CHARS,
     MAX_TENSORS,
@@ -63,7 +63,7 @@ async def read_infer(request: Request) -> HttpInfer:
 
 
 def infer_reply(entry: Entry, asked: HttpInfer, inferred: Inferred) -> Reply:
-    """Raises BadOutput for what cannot be said in the form that was asked for."""
+    """Raises BadOutput for what cannot be said, InvalidInput where it could be in another form than the one asked for."""
     answer: dict[str, Any] = {"model_name": entry.name, "model_version": VERSION}
     if asked.infer.id is not None:
         answer["id"] = asked.infer.id
@@ -167,6 +167,8 @@ def _input(value: Any, tail: memoryview, most_texts: int) -> tuple[str, Array, i
         return name, tensor_from_bytes(name, dtype, shape, tail[:size], most_texts), size
     if "data" not in fields:
         raise InvalidInput(f"tensor {shown!r}: data is missing", param=shown)
+    if datatype in ONLY_BINARY:
+        raise InvalidInput(f"tensor {shown!r}: {datatype} has no form in JSON: send it in binary form", param=shown)
     return name, tensor_from_json(name, dtype, shape, fields["data"]), 0
 
 
@@ -220,8 +222,14 @@ def given_parameters(value: Any) -> dict[str, Any]:
 
 def _output(name: str, array: Any, tail: list[bytes | memoryview] | None) -> dict[str, Any]:
     """The tensor as JSON; or, if there is a `tail`, what JSON says of it, and its bytes in there."""
-    said = {"name": name, "datatype": datatype_of(name, array), "shape": list(array.shape)}
+    datatype = datatype_of(name, array)
+    said = {"name": name, "datatype": datatype, "shape": list(array.shape)}
     if tail is None:
+        if datatype in ONLY_BINARY:
+            shown = name[:64]
+            raise InvalidInput(
+                f"output {shown!r}: {datatype} has no form in JSON: ask for it in binary form", param=shown
+            )
         return {**said, "data": tensor_to_json(array)["data"]}
     tail.append(tensor_to_bytes(array))
     return {**said, "parameters": {"binary_data_size": len(tail[-1])}}
