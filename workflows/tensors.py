@@ -147,7 +147,12 @@ def checked_shape(name: str, shape: object) -> tuple[int, ...]:
 
 
 def _text(item: object) -> str:
-    return item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item)
+    if not isinstance(item, bytes):
+        return str(item)
+    try:
+        return item.decode()
+    except UnicodeDecodeError as cause:
+        raise BadOutput("the model gave bytes that are no text, which only binary forms can say") from cause
 
 
 def bad_tensor(name: str, what: str) -> InvalidInput:

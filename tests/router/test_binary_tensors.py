@@ -115,7 +115,7 @@ async def test_elements_that_are_no_text_are_bytes() -> None:
     assert (head["outputs"], tail) == (given, data)
     answer = await post({"inputs": given}, data)
     assert answer.status_code == 500
-    assert answer.json() == {"error": "the model gave an output that JSON cannot express"}
+    assert answer.json() == {"error": "the model gave bytes that are no text, which only binary forms can say"}
 
 
 async def test_no_number_is_lost_on_the_way_through_the_router() -> None:
