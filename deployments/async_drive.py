@@ -11,6 +11,7 @@ from typing import Any
 from deployments.batch_curve import CurvePoint
 from deployments.client import Item, Outcome, Timing
 from deployments.config import WorkflowSettings
+from deployments.loading import collect_cycles
 from deployments.wire import plain, plain_chunk
 from workflows.async_base import AsyncInferenceWorkflow
 from workflows.base import Parsed
@@ -18,7 +19,7 @@ from workflows.batch import as_error, working_for
 from workflows.card import Load
 from workflows.context import CallContext
 from workflows.deadlines import given_up
-from workflows.errors import Cancelled, DeadlineExceeded, Overloaded
+from workflows.errors import Cancelled, DeadlineExceeded, NotReady, Overloaded
 
 __all__ = ["AsyncDrive"]
 
@@ -48,6 +49,29 @@ class AsyncDrive:
 
     async def start(self) -> None:
         await self._workflow.asetup()
+
+    async def load(self, setup_timeout_s: float) -> None:
+        """See `deployments.loading.Drive`."""
+        try:
+            async with asyncio.timeout(setup_timeout_s) as limit:
+                await self._workflow.asetup()
+        except TimeoutError as raised:
+            if not limit.expired():
+                raise
+            raise NotReady(f"setup took longer than {setup_timeout_s:g} s", retry_after_s=None) from raised
+
+    async def drain(self, streams_ended: asyncio.Event) -> None:
+        """See `deployments.loading.Drive`."""
+        await streams_ended.wait()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def unload(self) -> None:
+        """See `deployments.loading.Drive`."""
+        try:
+            await self._workflow.ateardown()
+        finally:
+            collect_cycles()
 
     @property
     def waiting(self) -> int:
@@ -105,9 +129,7 @@ class AsyncDrive:
         """An async workflow that blocks the loop is noticed by the health check not being answered at all."""
 
     async def stop(self, streams_ended: asyncio.Event) -> None:
-        await streams_ended.wait()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await self.drain(streams_ended)
         await self._workflow.ateardown()
 
     async def _one(self, parsed: Parsed, call: CallContext, begun: Callable[[], None] | None) -> Outcome:

@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from typing import Final, NamedTuple
 
-__all__ = ["CostCurve", "CurvePoint"]
+__all__ = ["CostCurve", "CurveCache", "CurvePoint"]
 
 ENOUGH: Final = 3  # batches of a class, until its figures count
 MEMORY: Final = 0.2  # the weight of the newest batch
 WORTH: Final = 1.1  # so many times more work per second is needed to prefer a smaller class
 TRY_EVERY: Final = 16  # decisions
 TRY_UNKNOWN_EVERY: Final = 4
+MAX_CURVES: Final = 256
 
 
 class CurvePoint(NamedTuple):
@@ -113,6 +114,25 @@ class CostCurve:
     def _seconds(self, number: int) -> float:
         """What a batch of this class takes; 0 where that is not known."""
         return self._classes[number].seconds if self._known(number) else 0.0
+
+
+class CurveCache:
+    """The curves of the buckets that were used last."""
+
+    def __init__(self) -> None:
+        self._curves: dict[int, CostCurve] = {}  # the one asked for last stands last
+
+    def of(self, hashed: int) -> CostCurve:
+        """What was learned of a bucket, by the hash of its key: two keys of one hash would share it, and do no harm."""
+        curve = self._curves.pop(hashed, None) or CostCurve()
+        self._curves[hashed] = curve
+        if len(self._curves) > MAX_CURVES:
+            del self._curves[next(iter(self._curves))]
+        return curve
+
+    def points(self) -> list[list[CurvePoint]]:
+        """What has been learned, curve by curve, those asked for last first."""
+        return [curve.points() for curve in reversed(self._curves.values())]
 
 
 def _class_of(cost: float) -> int:

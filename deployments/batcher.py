@@ -15,9 +15,9 @@ import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any
 
-from deployments.batch_curve import CostCurve, CurvePoint
+from deployments.batch_curve import CostCurve, CurveCache, CurvePoint
 from deployments.client import Outcome, Timing
 from deployments.clock import Clock, MonotonicClock
 from workflows.batch import as_error
@@ -28,8 +28,6 @@ from workflows.errors import Cancelled, DeadlineExceeded, Overloaded, ReplicaLos
 __all__ = ["Batcher", "Entrant"]
 
 log = logging.getLogger(__name__)
-
-MAX_CURVES: Final = 256
 
 _Line = OrderedDict["Entrant", None]  # in order of arrival; an item in the middle leaves as quickly as the first
 
@@ -100,10 +98,12 @@ class Batcher:
         self._queue: _Line = OrderedDict()
         self._buckets: dict[int, list[_Bucket]] = {}  # by the hash of their keys, of which few are alike
         self._full: dict[_Bucket, None] = {}  # those that may be full: `_fullest` looks again
-        self._curves: dict[int, CostCurve] = {}  # the one asked for last stands last
+        self._curves = CurveCache()
         self._running: list[Entrant] = []
         self._arrived = self._left = 0
         self._arrival = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._hurries = False
         self._closed = False
         self._task: asyncio.Task[None] | None = None
 
@@ -129,7 +129,7 @@ class Batcher:
 
     def curves(self) -> list[list[CurvePoint]]:
         """What batches have cost, bucket by bucket, those asked for last first."""
-        return [curve.points() for curve in reversed(self._curves.values())]
+        return self._curves.points()
 
     @property
     def alive(self) -> bool:
@@ -172,6 +172,17 @@ class Batcher:
         if entrant in self._queue:
             self._take_out(entrant)
 
+    async def drained(self) -> None:
+        """Return once everything that was submitted has been settled. Nothing waits for company meanwhile: none comes."""
+        self._hurries = True
+        self._arrival.set()
+        try:
+            while self._queue or self._running:
+                self._idle.clear()
+                await self._idle.wait()
+        finally:
+            self._hurries = False
+
     def close(self) -> None:
         """Form no more batches: refuse what comes, and what waits once the running batch has ended."""
         self._closed = True
@@ -190,6 +201,7 @@ class Batcher:
         try:
             while not self._closed:
                 if not self._queue:
+                    self._idle.set()
                     self._arrival.clear()
                     await self._arrival.wait()
                     continue
@@ -216,7 +228,7 @@ class Batcher:
 
         Returns the bucket to run, which is full, or None for that of the oldest item.
         """
-        while not self._closed:
+        while not (self._closed or self._hurries):
             now = self._clock.now()
             first = self._first(self._queue, now)
             if first is None:
@@ -328,17 +340,9 @@ class Batcher:
         for bucket in alike:
             if load.bucket is bucket.key or load.bucket == bucket.key:
                 return bucket
-        bucket = _Bucket(load.bucket, hashed, self._curve_of(hashed))
+        bucket = _Bucket(load.bucket, hashed, self._curves.of(hashed))
         self._buckets[hashed] = [*alike, bucket]
         return bucket
-
-    def _curve_of(self, hashed: int) -> CostCurve:
-        """What was learned of a bucket, by the hash of its key: two keys of one hash would share it, and do no harm."""
-        curve = self._curves.pop(hashed, None) or CostCurve()
-        self._curves[hashed] = curve
-        if len(self._curves) > MAX_CURVES:
-            del self._curves[next(iter(self._curves))]
-        return curve
 
     def _take_out(self, entrant: Entrant) -> None:
         bucket = entrant.bucket
@@ -368,6 +372,7 @@ class Batcher:
     def _settle_all(self, error: WorkflowError) -> None:
         self._settle_running(error)
         queue, self._queue, self._buckets, self._full = self._queue, OrderedDict(), {}, {}
+        self._idle.set()
         for entrant in queue:
             entrant.settle(Outcome(error=error))
 

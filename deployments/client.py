@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from deployments.standing import Standing
 from workflows.card import Card
 from workflows.context import CallContext
 from workflows.errors import WorkflowError
@@ -73,5 +74,30 @@ class WorkflowClient(Protocol):
         ...
 
     async def card(self) -> Card:
-        """The workflow's card. Raises NotReady until it is set up."""
+        """The workflow's card, also while it is unloaded. Raises NotReady before its first setup."""
+        ...
+
+    async def unload(self, timeout_s: float) -> list[Standing]:
+        """Take the workflow out of memory in every running replica; what became of each. Idempotent.
+
+        A replica refuses new work at once (Unloaded), finishes what it has taken in, open streams among it, and tears
+        the workflow down. One that is still busy when the time is up serves again as if nothing had been.
+        Replicas that are started later, or again, set the workflow up as always. Changes of a replica happen one after
+        the other, and go on if whoever asked for them leaves.
+
+        Raises:
+            DeadlineExceeded: A replica is still busy, and stays loaded; or it is still being unloaded.
+            NotReady: No replica runs, or a teardown has failed; the workflow is unloaded all the same.
+            ReplicaLost: A replica is stopping, or did not answer.
+        """
+        ...
+
+    async def load(self, timeout_s: float) -> list[Standing]:
+        """Set the workflow up again, with what each running replica was given; they all take work again. Idempotent.
+
+        Raises:
+            NotReady: No replica runs, or a setup has failed: that replica stays unloaded, for the reason told.
+            DeadlineExceeded: A setup takes longer; it goes on.
+            ReplicaLost: A replica is stopping, or did not answer.
+        """
         ...

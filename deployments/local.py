@@ -7,6 +7,7 @@ from typing import Any
 
 from deployments.client import Item, Outcome
 from deployments.runner import Runner
+from deployments.standing import Standing
 from workflows.card import Card
 
 __all__ = ["LocalClient"]
@@ -32,3 +33,9 @@ class LocalClient:
 
     async def card(self) -> Card:
         return self._runner.card
+
+    async def unload(self, timeout_s: float) -> list[Standing]:
+        return [await self._runner.unload(timeout_s)]
+
+    async def load(self, timeout_s: float) -> list[Standing]:
+        return [await self._runner.load(timeout_s)]

@@ -17,6 +17,8 @@ from typing import Any, Final, Protocol
 from deployments.async_drive import AsyncDrive
 from deployments.client import Item, Outcome
 from deployments.config import WorkflowSettings
+from deployments.loading import Loading
+from deployments.standing import Standing
 from deployments.threaded_drive import ThreadedDrive
 from workflows.async_base import AsyncInferenceWorkflow
 from workflows.base import BaseInferenceWorkflow, Parsed
@@ -24,7 +26,7 @@ from workflows.batch import as_error
 from workflows.card import BatchCost, Card, Load
 from workflows.context import CallContext
 from workflows.deadlines import given_up
-from workflows.errors import NotReady, Overloaded, ReplicaLost, WorkflowError
+from workflows.errors import NotReady, Overloaded, WorkflowError
 
 __all__ = ["Figures", "Runner", "Taken"]
 
@@ -62,6 +64,7 @@ class Runner:
         workflow: Not set up yet; the runner owns it from now on.
         name: What it is called in the card.
         stuck_after_s: A model call that takes longer makes `check_health` fail.
+        replica: Whose word its `standing` is.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Runner:
         summary: str = "",
         settings: WorkflowSettings | None = None,
         stuck_after_s: float = 300.0,
+        replica: str = "",
     ) -> None:
         self._workflow = workflow
         self._name = name
@@ -87,20 +91,39 @@ class Runner:
         self._streams = 0
         self._no_streams = asyncio.Event()
         self._no_streams.set()
-        self._stopping = False
+        self._loading = Loading(self._drive, name, replica, self._describe, self._no_streams)
         self._expected: dict[str, tuple[float, float]] = {}  # by caller: items, and until when that holds
 
     async def start(self, setup_timeout_s: float = 600.0) -> None:
         """Set the workflow up. Raises what its `do_setup` raises, NotReady when it takes longer than allowed."""
+        self._loading.setup_timeout_s = setup_timeout_s
         try:
             async with asyncio.timeout(setup_timeout_s):
                 await self._drive.start()
         except TimeoutError as cause:
             raise NotReady(f"setup took longer than {setup_timeout_s:g} s", retry_after_s=None) from cause
-        self._card = self._workflow.card(self._name, self._summary)
+        self._loading.begin()
+
+    async def unload(self, timeout_s: float) -> Standing:
+        """See `WorkflowClient.unload`; this replica's part."""
+        return await self._loading.unload(timeout_s)
+
+    async def load(self, timeout_s: float) -> Standing:
+        """See `WorkflowClient.load`; this replica's part. The setup itself may take as long as the first one."""
+        return await self._loading.load(timeout_s)
+
+    @property
+    def standing(self) -> Standing:
+        """Whether the workflow is loaded."""
+        return self._loading.standing
+
+    def listen(self, listener: Callable[[Standing], None]) -> Callable[[], None]:
+        """Hear of every change of the standing, at once. Returns what ends it."""
+        return self._loading.listen(listener)
 
     @property
     def card(self) -> Card:
+        """What the workflow says of itself, also while it is unloaded. Raises NotReady before the first setup."""
         if self._card is None:
             raise NotReady()
         curves = [curve for curve in self._drive.curves() if curve][:CURVES_SHOWN]
@@ -140,8 +163,8 @@ class Runner:
 
     async def stream(self, item: Item) -> AsyncGenerator[list[Any]]:
         """See `WorkflowClient.stream`."""
-        if self._stopping:
-            raise ReplicaLost("this replica is stopping")
+        if not self._loading.serves:
+            raise self._loading.refusal()
         if self._streams >= self._settings.max_streams:
             raise Overloaded("too many open streams on this workflow")
         late = given_up(item.call)
@@ -192,6 +215,8 @@ class Runner:
 
     def figures(self) -> Figures:
         self._forget_callers()
+        if self._loading.away:
+            return Figures(0, 0, 0)  # whoever waits, waits for no further replica
         expected = sum(items for items, _ in self._expected.values())
         return Figures(self._drive.waiting, self._drive.running, self._streams, expected)
 
@@ -204,13 +229,19 @@ class Runner:
 
         A sync model that has not returned for `stuck_after_s` is not waited for: what it runs is lost.
         """
-        self._stopping = True
-        await self._drive.stop(self._no_streams)
+        self._loading.stop()
+        try:
+            await self._drive.stop(self._no_streams)
+        finally:
+            self._loading.end()
 
     @property
     def retry_safe(self) -> bool:
         """Whether running an input twice does no harm."""
         return self._workflow.retry_safe
+
+    def _describe(self) -> None:
+        self._card = self._workflow.card(self._name, self._summary)
 
     def _forget_callers(self) -> None:
         now = time.monotonic()
@@ -221,10 +252,8 @@ class Runner:
         """Queue one item; a refusal is delivered at once."""
         call = item.call
         try:
-            if self._stopping:
-                raise ReplicaLost("this replica is stopping")
-            if self._card is None:
-                raise NotReady()
+            if not self._loading.serves:
+                raise self._loading.refusal()
             late = given_up(call)
             if late is not None:
                 raise late

@@ -13,6 +13,7 @@ from deployments.batch_curve import CurvePoint
 from deployments.batcher import Batcher, Entrant
 from deployments.client import Item, Outcome
 from deployments.config import WorkflowSettings
+from deployments.loading import collect_cycles
 from deployments.threads import ModelThread
 from deployments.wire import plain, plain_chunk
 from workflows.base import BaseInferenceWorkflow, Parsed
@@ -53,6 +54,7 @@ class ThreadedDrive:
     ) -> None:
         self._workflow = workflow
         self._stuck_after_s = stuck_after_s
+        self._may_be_busy_s = stuck_after_s
         self._thread = ModelThread("model")
         self._batcher = Batcher(self._run, workflow.batch_limits, settings.max_queue)
         self.configure(settings)
@@ -66,6 +68,24 @@ class ThreadedDrive:
             raise
         self._batcher.limits = self._workflow.batch_limits  # some workflows know only now what may run together
         self._batcher.start()
+
+    async def load(self, setup_timeout_s: float) -> None:
+        """See `deployments.loading.Drive`. A setup cannot be interrupted: one that takes longer fails the health check."""
+        self._may_be_busy_s = setup_timeout_s
+        try:
+            await self._thread.run(self._workflow.setup)
+        finally:
+            self._may_be_busy_s = self._stuck_after_s
+        self._batcher.limits = self._workflow.batch_limits
+
+    async def drain(self, streams_ended: asyncio.Event) -> None:
+        """See `deployments.loading.Drive`."""
+        await streams_ended.wait()
+        await self._batcher.drained()
+
+    async def unload(self) -> None:
+        """See `deployments.loading.Drive`."""
+        await self._thread.run(partial(_release, self._workflow))
 
     @property
     def waiting(self) -> int:
@@ -122,8 +142,8 @@ class ThreadedDrive:
         """Raises WorkflowError when no batch can be formed or run any more."""
         if not self._thread.alive or not self._batcher.alive:
             raise WorkflowError("the model's thread or its batcher has died")
-        if self._thread.busy_s() > self._stuck_after_s:
-            raise WorkflowError(f"the model has not returned for more than {self._stuck_after_s:g} s")
+        if self._thread.busy_s() > self._may_be_busy_s:
+            raise WorkflowError(f"the model has not returned for more than {self._may_be_busy_s:g} s")
 
     async def stop(self, streams_ended: asyncio.Event) -> None:
         """Finish what runs, then tear down; but a model that does not return takes what it holds with it."""
@@ -185,6 +205,14 @@ class ThreadedDrive:
             return made, None, True
         except Exception as error:  # noqa: BLE001 - whatever it is, the stream ends with it
             return made, as_error(error, call.request_id), True
+
+
+def _release(workflow: BaseInferenceWorkflow[Any, Any, Any]) -> None:
+    """On the model thread: whatever is freed last is freed where it was made."""
+    try:
+        workflow.teardown()
+    finally:
+        collect_cycles()
 
 
 def _told(outcome: Any, call: CallContext) -> Outcome:

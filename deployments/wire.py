@@ -10,6 +10,7 @@ import time
 from typing import Any, Final
 
 from deployments.client import Item, Outcome, Timing
+from deployments.standing import LoadState
 from workflows.context import CallContext
 from workflows.errors import WorkflowError, error_types
 from workflows.plain import plain, plain_chunk
@@ -28,6 +29,7 @@ __all__ = [
 PlainItem = tuple[Any, str, float | None, str | None, int, str | None, str | None]
 PlainError = tuple[str, str, str | None, float | None, bool]
 PlainOutcome = tuple[Any, PlainError | None, float, float, int]
+PlainStanding = tuple[str, int, LoadState, str]
 
 # Only the types of the library itself: who imports a workflow's own before this module knows more than the other side.
 _BY_NAME: Final = {kind.__name__: kind for kind in error_types() if kind.__module__ == WorkflowError.__module__}

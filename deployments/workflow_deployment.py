@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
 from dataclasses import asdict, astuple
 from typing import Any
@@ -18,9 +18,19 @@ from ray import serve
 from deployments.building import ConfigError, build_workflow, parsed
 from deployments.config import WorkflowArgs, WorkflowSettings
 from deployments.lanes.server import LaneServer
+from deployments.loading import why_setup_failed
 from deployments.runner import Runner
 from deployments.serve_logs import join_serve_logs
-from deployments.wire import PlainError, PlainItem, PlainOutcome, decode_item, encode_error, encode_outcome
+from deployments.standing import Standing
+from deployments.wire import (
+    PlainError,
+    PlainItem,
+    PlainOutcome,
+    PlainStanding,
+    decode_item,
+    encode_error,
+    encode_outcome,
+)
 from workflows.errors import WorkflowError
 from workflows.resources import Resources
 
@@ -48,9 +58,9 @@ def allotted() -> Resources:
     )
 
 
-async def _lane_to(runner: Runner) -> LaneServer | None:
+async def _lane_to(runner: Runner, replica: str) -> LaneServer | None:
     """A local lane to the runner. Where none can be had, the handle is the only way, and everything works."""
-    lane = LaneServer(runner, serve.get_replica_context().replica_id.unique_id)
+    lane = LaneServer(runner, replica)
     try:
         await lane.start()
     except OSError:
@@ -68,11 +78,8 @@ class SetupFailed(RuntimeError):
     def __init__(self, error: Exception) -> None:
         first_line = str(error).strip().partition("\n")[0][:MAX_DETAIL_CHARS]
         detail = f"{type(error).__name__}: {first_line}"
-        if isinstance(error, WorkflowError):  # written for callers
-            reason = error.message
-        else:
-            reason = f"setup failed with {type(error).__name__}; the replica's log says why"
-        super().__init__(f"{self.MARK}{json.dumps({'reason': reason, 'detail': detail})}{self.END}")
+        said = json.dumps({"reason": why_setup_failed(error), "detail": detail})
+        super().__init__(f"{self.MARK}{said}{self.END}")
 
 
 @serve.deployment(
@@ -95,14 +102,17 @@ class WorkflowDeployment:
             workflow = build_workflow(config)
             workflow.resources = allotted()
             self._aliases = config.aliases
+            context = serve.get_replica_context()
+            replica = context.replica_id.unique_id
             self._runner = Runner(
                 workflow,
-                serve.get_replica_context().app_name,
+                context.app_name,
                 summary=config.summary,
                 stuck_after_s=config.stuck_after_s,
+                replica=replica,
             )
             await self._runner.start(config.setup_timeout_s)
-            self._lane = await _lane_to(self._runner)
+            self._lane = await _lane_to(self._runner, replica)
         except Exception as error:
             log.exception("setup failed")
             raise SetupFailed(error) from error
@@ -169,6 +179,23 @@ class WorkflowDeployment:
     async def expect(self, caller: str, items: float) -> None:
         self._runner.expect(caller, items)
 
+    async def standing(self) -> PlainStanding:
+        return _plain(self._runner.standing)
+
+    async def unload(self, timeout_s: float) -> tuple[PlainStanding, PlainError | None]:
+        return await self._changed(self._runner.unload(timeout_s))
+
+    async def load(self, timeout_s: float) -> tuple[PlainStanding, PlainError | None]:
+        return await self._changed(self._runner.load(timeout_s))
+
+    async def _changed(self, change: Awaitable[Standing]) -> tuple[PlainStanding, PlainError | None]:
+        error: PlainError | None = None
+        try:
+            await change
+        except WorkflowError as raised:
+            error = encode_error(raised)
+        return _plain(self._runner.standing), error
+
     async def envelope(self, items: list[PlainItem]) -> AsyncGenerator[list[tuple[int, PlainOutcome]]]:
         async with aclosing(self._runner.submit([decode_item(item) for item in items])) as groups:
             async for group in groups:
@@ -184,3 +211,7 @@ class WorkflowDeployment:
         except WorkflowError as raised:
             error = encode_error(raised)
         yield None, error
+
+
+def _plain(standing: Standing) -> PlainStanding:
+    return (standing.replica, standing.number, standing.state, standing.reason)

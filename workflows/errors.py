@@ -10,6 +10,7 @@
     |-- Overloaded                overload     no room now; nothing of the request was run
     |   `-- ReplicaLost           overload     the process that held the request is gone; it may have run
     |-- NotReady                  loading      not set up yet, or not any more
+    |   `-- Unloaded              loading      taken out of memory by an operator, in the replica that was asked
     |-- DeadlineExceeded          deadline     the caller's time ran out; `may_have_run` says whether work began
     |-- Cancelled                 cancelled    the caller left; nobody hears this
     |-- UpstreamFailed            upstream     a remote model answered badly or not at all
@@ -35,6 +36,7 @@ __all__ = [
     "PermissionDenied",
     "RateLimited",
     "ReplicaLost",
+    "Unloaded",
     "Unsupported",
     "UpstreamFailed",
     "WorkflowError",
@@ -140,6 +142,22 @@ class ReplicaLost(Overloaded):
 class NotReady(_Temporary):
     code = "loading"
     default_message = "not ready"
+
+
+class Unloaded(NotReady):
+    """Nothing has run; it does not pass by itself, so there is no time to come back unless one is given."""
+
+    default_message = "unloaded"
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        may_have_run: bool = False,
+    ) -> None:
+        super().__init__(message, param=param, retry_after_s=retry_after_s, may_have_run=may_have_run)
 
 
 class DeadlineExceeded(WorkflowError):

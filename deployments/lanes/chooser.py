@@ -2,13 +2,16 @@
 
 Lanes come and go: who knows of replicas says so with `adopt`, and a lane that is lost leaves by itself. The handle's share
 is that of the replicas that have no lane: those of other machines, and those that are not connected yet.
+
+Replicas that have their workflow unloaded are passed over while another one is loaded: those with a lane say so
+themselves, and who asks the others tells it with `hear`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -16,6 +19,7 @@ from deployments.client import Item, Outcome, WorkflowClient
 from deployments.lanes.address import LaneAddress
 from deployments.lanes.client import Lane, LaneRefused
 from deployments.lanes.frames import WIRE_VERSION
+from deployments.standing import Standing, newer
 from workflows.card import Card
 
 __all__ = ["LaneChooser"]
@@ -26,11 +30,18 @@ T = TypeVar("T")
 
 
 class LaneChooser:
-    """`WorkflowClient` over the open lanes of one workflow, and over `handle` otherwise. Belongs to one event loop."""
+    """`WorkflowClient` over the open lanes of one workflow, and over `handle` otherwise. Belongs to one event loop.
 
-    def __init__(self, handle: WorkflowClient) -> None:
+    Args:
+        changed: Called when `unloaded` may have changed.
+    """
+
+    def __init__(self, handle: WorkflowClient, changed: Callable[[], None] = lambda: None) -> None:
         self._handle = handle
+        self._changed = changed
         self._lanes: dict[LaneAddress, Lane] = {}
+        self._standings: dict[str, Standing] = {}
+        self._unloaded: dict[str, Standing] = {}  # those of them that are not loaded
         self._on_handle = 0
         self._replicas = 0
         self._losses = 0
@@ -44,6 +55,25 @@ class LaneChooser:
     def losses(self) -> int:
         """Lanes that have ended so far: when this grows, there are other replicas now."""
         return self._losses
+
+    @property
+    def unloaded(self) -> list[Standing]:
+        """Replicas that are known not to have their workflow loaded."""
+        return list(self._unloaded.values())
+
+    def hear(self, standings: Iterable[Standing], *, of_all: bool = False) -> None:
+        """What replicas have said of themselves, in whatever order it comes in.
+
+        Args:
+            of_all: Those that are not among them, and have no lane, do not run any more.
+        """
+        heard = {standing.replica: standing for standing in standings}
+        if of_all:
+            kept = heard.keys() | {address.replica for address in self._lanes}
+            self._standings = {name: standing for name, standing in self._standings.items() if name in kept}
+        for name, standing in heard.items():
+            self._standings[name] = newer(self._standings.get(name), standing)
+        self._note_unloaded()
 
     def count(self, replicas: int) -> None:
         """How many replicas there are, wherever."""
@@ -92,17 +122,39 @@ class LaneChooser:
     async def card(self) -> Card:
         return await self._handle.card()
 
+    async def unload(self, timeout_s: float) -> list[Standing]:
+        standings = await self._handle.unload(timeout_s)
+        self.hear(standings)
+        return standings
+
+    async def load(self, timeout_s: float) -> list[Standing]:
+        standings = await self._handle.load(timeout_s)
+        self.hear(standings)
+        return standings
+
     def _least_busy(self) -> Lane | None:
         """The lane to take; None for the handle."""
+        if self._unloaded:
+            return self._least_busy_loaded()
         best = min(self._lanes.values(), key=_outstanding, default=None)
         without_lane = self._replicas - len(self._lanes)
         if best is not None and without_lane > 0 and best.outstanding > self._on_handle / without_lane:
             return None
         return best
 
+    def _least_busy_loaded(self) -> Lane | None:
+        """The same where some are unloaded; where all are, one of those, which says why."""
+        loaded = [lane for address, lane in self._lanes.items() if address.replica not in self._unloaded]
+        best = min(loaded, key=_outstanding, default=None)
+        unloaded_without_lane = len(self._unloaded) - (len(self._lanes) - len(loaded))
+        without_lane = self._replicas - len(self._lanes) - unloaded_without_lane
+        if best is None:
+            return None if without_lane > 0 else min(self._lanes.values(), key=_outstanding, default=None)
+        return None if without_lane > 0 and best.outstanding > self._on_handle / without_lane else best
+
     async def _connect(self, address: LaneAddress) -> None:
         try:
-            lane = await Lane.to(address, self._forget)
+            lane = await Lane.to(address, self._forget, self._stands)
         except (OSError, TimeoutError, LaneRefused) as cause:
             log.warning("no lane to replica %s: %s", address.replica, type(cause).__name__)
             return
@@ -113,6 +165,17 @@ class LaneChooser:
         self._losses += 1
         for address in [address for address, known in self._lanes.items() if known is lane]:
             del self._lanes[address]
+            self._standings.pop(address.replica, None)
+        self._note_unloaded()
+
+    def _stands(self, standing: Standing) -> None:
+        self.hear([standing])
+
+    def _note_unloaded(self) -> None:
+        before = self._unloaded
+        self._unloaded = {name: standing for name, standing in self._standings.items() if not standing.loaded}
+        if self._unloaded != before:
+            self._changed()
 
 
 def _outstanding(lane: Lane) -> int:

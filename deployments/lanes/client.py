@@ -25,11 +25,13 @@ from deployments.lanes.frames import (
     Message,
     Open,
     Outcomes,
+    Stands,
     Stopping,
     Unsayable,
     Waiting,
     cost_of,
 )
+from deployments.standing import Standing
 from deployments.wire import decode_error, decode_outcome, encode_item
 from workflows.errors import InvalidInput, ReplicaLost, WorkflowError
 
@@ -38,6 +40,9 @@ __all__ = ["Lane", "LaneRefused"]
 CREDIT: Final = 256
 """What chunks may cost (see `cost_of`) that are under way to a reader who is slower than the workflow."""
 HELLO_S: Final = 5.0
+
+
+def _ignore(standing: Standing) -> None: ...
 
 
 class LaneRefused(Exception):
@@ -74,9 +79,10 @@ class Lane:
         outstanding: Items and streams that were asked for and are not answered.
     """
 
-    def __init__(self, lost: Callable[[Lane], None]) -> None:
+    def __init__(self, lost: Callable[[Lane], None], stands: Callable[[Standing], None]) -> None:
         self.outstanding = 0
         self._lost = lost
+        self._stands = stands
         self._numbers = itertools.count()
         self._calls: dict[int, _Call] = {}
         self._streams: dict[int, _Stream] = {}
@@ -85,13 +91,16 @@ class Lane:
         self._connection = Connection(self._heard, self._gone)
 
     @classmethod
-    async def to(cls, address: LaneAddress, lost: Callable[[Lane], None]) -> Self:
+    async def to(
+        cls, address: LaneAddress, lost: Callable[[Lane], None], stands: Callable[[Standing], None] = _ignore
+    ) -> Self:
         """Connect. Raises OSError, TimeoutError, LaneRefused.
 
         Args:
             lost: Called once, when the connection has ended or the replica wants nothing more to be asked of it.
+            stands: Called when the replica's workflow is loaded or unloaded.
         """
-        lane = cls(lost)
+        lane = cls(lost, stands)
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(HELLO_S):
@@ -214,15 +223,10 @@ class Lane:
 
     def _heard(self, message: Message, size: int) -> None:
         match message:
-            case Outcomes():
+            case Outcomes() | Begun():
                 call = self._calls.get(message.id)
                 if call is not None:
-                    for index, outcome in message.outcomes:
-                        self._settle(call, index, decode_outcome(outcome))
-            case Begun():
-                call = self._calls.get(message.id)
-                if call is not None:
-                    call.begun.update(message.indices)
+                    self._note(call, message)
             case Chunks() | End():
                 stream = self._streams.get(message.id)
                 if stream is not None:
@@ -230,10 +234,20 @@ class Lane:
             case Hello():
                 if not self._hello.done():
                     self._hello.set_result(message)
+            case Stands():
+                if self._hello.done() and not self._hello.cancelled():
+                    self._stands(Standing(self._hello.result().replica, message.number, message.state, message.reason))
             case Stopping():
                 self._turn_away()
             case _:
                 raise ValueError("a message that only the near end sends")
+
+    def _note(self, call: _Call, message: Outcomes | Begun) -> None:
+        if isinstance(message, Begun):
+            call.begun.update(message.indices)
+            return
+        for index, outcome in message.outcomes:
+            self._settle(call, index, decode_outcome(outcome))
 
     def _feed(self, stream: _Stream, message: Chunks | End, size: int) -> None:
         if isinstance(message, Chunks):

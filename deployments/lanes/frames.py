@@ -11,6 +11,7 @@ below and plain data, or refused.
     -> Open(id, item, credit)                  <- Chunks(id, ...) while there is credit, then End(id, error)
     -> Credit(id, amount), Leave(id), Cancel   <- Begun(id, indices), where that matters (see `Hello`)
     -> Bye, the last word                      <- Hello, the first word; Stopping, to be answered with Bye
+                                               <- Stands, when the workflow is loaded or unloaded
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Annotated, Any, Final
 import msgspec
 import numpy as np
 
+from deployments.standing import LoadState
 from deployments.wire import PlainError, PlainItem, PlainOutcome
 from workflows.tensors import BFLOAT16, Array, element_kind
 
@@ -45,6 +47,7 @@ __all__ = [
     "Open",
     "Outcomes",
     "Reader",
+    "Stands",
     "Stopping",
     "Unsayable",
     "Waiting",
@@ -139,6 +142,15 @@ class Waiting(msgspec.Struct, array_like=True, tag="waiting", frozen=True):
     items: float
 
 
+class Stands(msgspec.Struct, array_like=True, tag="stands", frozen=True):
+    """Whether the replica has its workflow loaded: the fields of its `Standing`. Said when it changes, and after `Hello`
+    where it is not loaded."""
+
+    number: int
+    state: LoadState
+    reason: str
+
+
 class Stopping(msgspec.Struct, array_like=True, tag="stopping", frozen=True):
     """The replica finishes what it has; to be answered with `Bye`, after which the near end asks for nothing more."""
 
@@ -148,7 +160,8 @@ class Bye(msgspec.Struct, array_like=True, tag="bye", frozen=True):
 
 
 Bytes = bytes | bytearray | memoryview
-Message = Hello | Call | Outcomes | Begun | Open | Chunks | End | Credit | Leave | Cancel | Waiting | Stopping | Bye
+Asked = Call | Open | Credit | Leave | Cancel | Waiting | Bye
+Message = Hello | Outcomes | Begun | Chunks | End | Stands | Stopping | Asked
 
 
 class Unsayable(ValueError):

@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import uuid
+from collections.abc import Callable
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from deployments.lanes.frames import (
     Message,
     Open,
     Outcomes,
+    Stands,
     Stopping,
     Unsayable,
     Waiting,
@@ -37,6 +39,7 @@ from deployments.lanes.frames import (
 )
 from deployments.private_sockets import private_folder
 from deployments.runner import Runner, Taken
+from deployments.standing import Standing
 from deployments.wire import PlainOutcome, decode_item, encode_error, encode_outcome
 from workflows.batch import as_error
 from workflows.errors import BadOutput, WorkflowError
@@ -67,6 +70,7 @@ class LaneServer:
         self._server: asyncio.Server | None = None
         self._stopping = False
         self._path: Path | None = None
+        self._deaf: Callable[[], None] = lambda: None
 
     async def start(self) -> None:
         """Listen. Raises OSError where no private socket can be had."""
@@ -76,6 +80,7 @@ class LaneServer:
         self._path = folder / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.sock"
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(lambda: _Caller(self).connection, str(self._path))
+        self._deaf = self._runner.listen(self._tell)
 
     def address(self, node: str) -> LaneAddress | None:
         """None where it does not listen, or not any more."""
@@ -98,6 +103,7 @@ class LaneServer:
     async def close(self) -> None:
         """End all connections once every answer is on its way. What still runs is waited for: stop the runner first."""
         await self.send_away()
+        self._deaf()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(BYE_S):
                 for caller in list(self._callers):
@@ -106,6 +112,10 @@ class LaneServer:
             await caller.connection.close()
         if self._path is not None:
             self._path.unlink(missing_ok=True)
+
+    def _tell(self, standing: Standing) -> None:
+        for caller in self._callers:
+            caller.tell(standing)
 
 
 class _Call:
@@ -165,6 +175,11 @@ class _Caller:
     def _made(self) -> None:
         self._callers.add(self)
         self.connection.send(self._hello)
+        if not self._runner.standing.loaded:
+            self.tell(self._runner.standing)
+
+    def tell(self, standing: Standing) -> None:
+        self.connection.send(Stands(standing.number, standing.state, standing.reason))
 
     def _heard(self, message: Message, _: int) -> None:
         match message:

@@ -12,7 +12,7 @@ from workflows.errors import ModelNotFound
 
 __all__ = ["Directory", "Entry", "State"]
 
-State = Literal["loading", "ready", "failed", "stopping"]
+State = Literal["loading", "ready", "failed", "stopping", "unloaded"]
 
 
 @dataclass(slots=True)
@@ -20,6 +20,7 @@ class Entry:
     """One workflow application.
 
     Attributes:
+        state: `unloaded` once no running replica has it loaded; requests are refused by the replicas, which know best.
         reason: What is wrong, for callers; a ready one may have a reason, if an upgrade of it failed.
         detail: The same for operators: with the text of an exception that is not ours, which may hold paths.
         card: None until the workflow was first ready; kept while it is upgraded.
@@ -35,6 +36,19 @@ class Entry:
     card: Card | None = None
     replicas: int = 0
     lanes: int = 0
+
+    async def unload(self, timeout_s: float) -> None:
+        """See `WorkflowClient.unload`, which says what this raises; this entry says so from then on."""
+        await self.dispatcher.client.unload(timeout_s)
+        if self.state in ("ready", "loading"):
+            self.state, self.reason, self.detail = "unloaded", "", ""
+
+    async def load(self, timeout_s: float) -> None:
+        """See `WorkflowClient.load`, which says what this raises; from then on this entry is of what was loaded."""
+        await self.dispatcher.client.load(timeout_s)
+        self.card = await self.dispatcher.client.card()
+        if self.state in ("unloaded", "loading"):
+            self.state, self.reason, self.detail = "ready", "", ""
 
 
 @dataclass(slots=True)

@@ -10,16 +10,17 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from ray import serve
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, ServeStatus
 
 from deployments.client import WorkflowClient
 from deployments.lanes.chooser import LaneChooser
-from deployments.ray_client import DEPLOYMENT, RayClient, ask_controller
+from deployments.ray_client import DEPLOYMENT, RayClient, ask_controller, running_replicas
 from deployments.router.directory import Directory, Entry, State
 from deployments.router.dispatch import Dispatcher
+from deployments.standing import Standing
 from workflows.errors import ModelNotFound, WorkflowError
 
 __all__ = ["Discovery"]
@@ -30,6 +31,7 @@ PERIOD_S: Final = 1.0
 STATUS_TIMEOUT_S: Final = 30.0
 CARD_TIMEOUT_S: Final = 10.0
 CARD_PERIOD_S: Final = 30.0
+STANDING_PERIOD_S: Final = 2.0
 LANE_TRIES: Final = 10
 FIRST_LOOK_S: Final = 15.0
 _CONFIG_ERROR: Final = "deployments.building.ConfigError"
@@ -45,6 +47,8 @@ class _Known:
         card_until: When it is asked again, for what a replica learns meanwhile; a reading of `time.monotonic()`.
         replicas: That run.
         asked: As of which state of things the replicas were asked for their lanes, and how often they still will be.
+        standings_at: When those without a lane are asked again whether they are loaded; a reading of `time.monotonic()`.
+        told: State, reason and detail as Serve tells them.
     """
 
     handle: RayClient
@@ -54,6 +58,8 @@ class _Known:
     replicas: int = 0
     asked: tuple[int, int, float] | None = None
     tries: int = 0
+    standings_at: float = 0.0
+    told: tuple[State, str, str] = ("loading", "", "")
 
 
 class Discovery:
@@ -136,17 +142,17 @@ class Discovery:
             handle = await RayClient.of_application(name, must_exist=_CONFIG_ERROR not in app.message)
         except ModelNotFound:
             return False  # not built yet, or somebody else's
-        known = self._known[name] = _Known(handle, LaneChooser(handle))
+        ways = LaneChooser(handle, lambda: self._stands(name))
+        known = self._known[name] = _Known(handle, ways)
         self._directory.put(Entry(name, self._dispatcher(name, known.ways)))
         return True
 
     async def _update(self, name: str, app: ApplicationStatusOverview) -> None:
-        known = self._known.get(name)
-        entry = next((entry for entry in self._directory if entry.name == name), None)
+        known, entry = self._known.get(name), self._entry(name)
         if known is None or entry is None:
             return  # removed meanwhile
         if app.deployments:
-            known.replicas = _running(app)
+            known.replicas = running_replicas(app)
         # While an application is built anew, Serve lists no deployments for it; its old replicas still run.
         old = known.seen != app.last_deployed_time_s or time.monotonic() > known.card_until
         if (known.replicas or not app.deployments) and old:
@@ -157,10 +163,9 @@ class Discovery:
             if entry.card is not None and not app.deployments:
                 known.replicas = known.replicas or 1  # it gave its card, so one runs
         await self._find_lanes(known, app.last_deployed_time_s)
-        if entry.card is not None:
-            entry.dispatcher.configure(entry.card, known.replicas)
-        entry.replicas, entry.lanes = known.replicas, known.ways.lanes
-        entry.state, entry.reason, entry.detail = _state(app, known.replicas, entry.card is not None)
+        await self._ask_standings(known)
+        known.told = _state(app, known.replicas, entry.card is not None)
+        self._show(name)
         with contextlib.suppress(WorkflowError):
             await entry.dispatcher.tell_waiting()
 
@@ -181,18 +186,48 @@ class Discovery:
             return  # the handle remains
         await known.ways.adopt([lane for lane in lanes if lane.node == self._node])
 
+    async def _ask_standings(self, known: _Known) -> None:
+        """Whether the replicas without a lane are loaded; the others say so by themselves, and at once."""
+        if known.ways.lanes >= known.replicas:
+            known.ways.hear([], of_all=True)
+            return
+        now = time.monotonic()
+        if now < known.standings_at:
+            return
+        known.standings_at = now + STANDING_PERIOD_S
+        try:
+            async with asyncio.timeout(CARD_TIMEOUT_S):
+                known.ways.hear(await known.handle.standings(), of_all=True)
+        except (WorkflowError, TimeoutError):
+            return  # asked again
+
+    def _stands(self, name: str) -> None:
+        """A replica was loaded or unloaded: at once, because requests go by that. What was loaded may be something new."""
+        if (known := self._known.get(name)) is not None:
+            known.card_until = 0.0
+        self._show(name)
+
+    def _show(self, name: str) -> None:
+        """Bring the entry up to date with what is known."""
+        known, entry = self._known.get(name), self._entry(name)
+        if known is None or entry is None:
+            return
+        unloaded = known.ways.unloaded
+        known.handle.avoid = frozenset(standing.replica for standing in unloaded)
+        if entry.card is not None:
+            entry.dispatcher.configure(entry.card, known.replicas, len(unloaded))
+        entry.replicas, entry.lanes = known.replicas, known.ways.lanes
+        entry.state, entry.reason, entry.detail = _with_standings(known.told, known.replicas, unloaded)
+
+    def _entry(self, name: str) -> Entry | None:
+        return next((entry for entry in self._directory if entry.name == name), None)
+
     async def _fetch_card(self, entry: Entry) -> None:
         try:
             async with asyncio.timeout(CARD_TIMEOUT_S):
                 entry.card = await entry.dispatcher.client.card()
         except (WorkflowError, TimeoutError):
             log.warning("no card from workflow %s yet", entry.name)
-
-
-def _running(app: ApplicationStatusOverview) -> int:
-    deployment = app.deployments.get(DEPLOYMENT)
-    states: dict[Any, int] = dict(deployment.replica_states) if deployment else {}
-    return sum(count for state, count in states.items() if getattr(state, "value", state) == "RUNNING")
 
 
 def _state(app: ApplicationStatusOverview, replicas: int, known: bool) -> tuple[State, str, str]:
@@ -209,6 +244,20 @@ def _state(app: ApplicationStatusOverview, replicas: int, known: bool) -> tuple[
     else:
         state, reason = "loading", "being restarted" if known else "no running replica yet"
     return state, reason, detail or reason
+
+
+def _with_standings(told: tuple[State, str, str], replicas: int, unloaded: list[Standing]) -> tuple[State, str, str]:
+    """The same, with what operators have taken out of memory."""
+    if told[0] != "ready" or not replicas or not unloaded:
+        return told
+    reason = next((standing.reason for standing in unloaded if standing.reason), "")
+    if len(unloaded) < replicas:
+        some = f"{len(unloaded)} of {replicas} replicas are unloaded"
+        reason = f"{some}: {reason}" if reason else some
+        return "ready", reason, reason
+    if any(standing.state == "loading" for standing in unloaded):
+        return "loading", "being loaded again", "being loaded again"
+    return "unloaded", reason, reason
 
 
 def _failure(app: ApplicationStatusOverview) -> tuple[str, str]:

@@ -5,6 +5,7 @@ Requests that arrive while calls are out travel together in the next call (an en
     inference -> waiting -> [call] -> outcome          every path out of here is one of:
                    |          |                        an output, an error of the tree, or the caller is gone
                    |          +- the replica is lost: again if that can do no harm and time is left
+                   |          +- it has the workflow unloaded: again while another one has it loaded
                    +- deadline, or no room: refused, and nothing has run
 """
 
@@ -29,7 +30,7 @@ from workflows.batch import as_error
 from workflows.card import Card
 from workflows.context import CallContext
 from workflows.deadlines import given_up
-from workflows.errors import DeadlineExceeded, Overloaded, ReplicaLost, WorkflowError
+from workflows.errors import DeadlineExceeded, Overloaded, ReplicaLost, Unloaded, WorkflowError
 
 __all__ = ["Dispatcher"]
 
@@ -39,7 +40,7 @@ MAX_ENVELOPE: Final = 64
 MAX_ENVELOPE_BYTES: Final = 16 << 20  # of arrays and text; far below what one gRPC message of a handle may hold
 CALLS_PER_REPLICA: Final = 4
 ATTEMPTS: Final = 2  # of what may have run: a request that kills replicas must not kill many
-REFUSALS: Final = 8  # by replicas that stop, and what never reached one: nothing has run
+REFUSALS: Final = 8  # by replicas that stop or are unloaded, and what never reached one: nothing has run
 
 
 @dataclass(slots=True, eq=False)
@@ -91,13 +92,15 @@ class Dispatcher:
         self._dropped: list[str] = []
         self._telling: asyncio.Task[None] | None = None
         self._replicas = 1
+        self._unloaded = 0
         self._told_waiting = False
         self._name = secrets.token_hex(8)
 
-    def configure(self, card: Card, replicas: int) -> None:
-        """Adopt what the workflow says of itself, and how many replicas share the work."""
+    def configure(self, card: Card, replicas: int, unloaded: int = 0) -> None:
+        """Adopt what the workflow says of itself, how many replicas share the work, and how many of them are unloaded."""
         self._retry_safe = card.retry_safe
         self._replicas = max(1, replicas)
+        self._unloaded = unloaded
         self._max_calls = max(CALLS_PER_REPLICA, card.concurrency) * self._replicas
         at_once = max(card.concurrency, card.batching.max_size if card.batching else 1)
         self._room = None if card.max_queue is None else (card.max_queue + at_once) * self._replicas
@@ -154,7 +157,7 @@ class Dispatcher:
                             begun = True
                             yield group
                     return
-                except ReplicaLost as lost:
+                except (ReplicaLost, Unloaded) as lost:
                     if begun or not self._may_retry(call, lost, attempt):
                         raise
                 except WorkflowError:
@@ -230,7 +233,7 @@ class Dispatcher:
 
     def _settle(self, pending: _Pending, outcome: Outcome) -> None:
         error = outcome.error
-        if isinstance(error, ReplicaLost):
+        if isinstance(error, ReplicaLost | Unloaded):
             self._lost([pending], error)
             return
         self._observe(outcome.timing)
@@ -251,7 +254,7 @@ class Dispatcher:
             # Each its own: an exception that several tasks raise would collect all their tracebacks.
             pending.answer.set_exception(copy(error))
 
-    def _lost(self, travellers: list[_Pending], error: ReplicaLost) -> None:
+    def _lost(self, travellers: list[_Pending], error: ReplicaLost | Unloaded) -> None:
         """Back to the head of the queue if they may be tried again."""
         again: list[_Pending] = []
         for pending in travellers:
@@ -267,9 +270,12 @@ class Dispatcher:
         if again:
             self._pump_soon()
 
-    def _may_retry(self, call: CallContext, error: ReplicaLost, attempts: int) -> bool:
-        """Whether a lost request may be sent once more: never what may have run and must not run twice."""
+    def _may_retry(self, call: CallContext, error: ReplicaLost | Unloaded, attempts: int) -> bool:
+        """Whether a lost request may be sent once more: never what may have run and must not run twice, and not where no
+        other replica can answer it."""
         if given_up(call) is not None:
+            return False
+        if isinstance(error, Unloaded) and (self._replicas == 1 or self._unloaded >= self._replicas):
             return False
         return attempts < ATTEMPTS and self._retry_safe if error.may_have_run else attempts < REFUSALS
 

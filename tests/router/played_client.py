@@ -14,6 +14,7 @@ import pytest
 
 from deployments.client import Item, Outcome, Timing
 from deployments.router.dispatch import CALLS_PER_REPLICA, Dispatcher
+from deployments.standing import Standing
 from workflows.card import Card
 from workflows.context import CallContext
 from workflows.errors import (
@@ -95,6 +96,12 @@ class PlayedClient:
 
     async def card(self) -> Card:
         return card()
+
+    async def unload(self, timeout_s: float) -> list[Standing]:
+        raise NotImplementedError
+
+    async def load(self, timeout_s: float) -> list[Standing]:
+        raise NotImplementedError
 
     @property
     def envelopes(self) -> list[list[Any]]:

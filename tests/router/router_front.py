@@ -21,6 +21,7 @@ from deployments.router.dispatch import Dispatcher
 from deployments.router.edge import Edge
 from deployments.router.keys import Keys
 from deployments.router.metrics import Metrics
+from deployments.standing import Standing
 from workflows.card import Card, Signature, TensorSpec
 from workflows.context import CallContext
 from workflows.errors import WorkflowError
@@ -73,6 +74,12 @@ class ScriptedClient:
     async def tell_waiting(self, caller: str, items: float) -> None: ...
 
     async def card(self) -> Card:
+        raise NotImplementedError
+
+    async def unload(self, timeout_s: float) -> list[Standing]:
+        raise NotImplementedError
+
+    async def load(self, timeout_s: float) -> list[Standing]:
         raise NotImplementedError
 
 

@@ -86,7 +86,7 @@ def native_schemas() -> Json:
     workflow = closed(
         {
             "name": text,
-            "state": {"enum": ["loading", "ready", "failed", "stopping"]},
+            "state": {"enum": ["loading", "ready", "failed", "stopping", "unloaded"]},
             "reason": text,
             "card": {"type": ["object", "null"]},
         }
