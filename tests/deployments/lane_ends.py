@@ -7,13 +7,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from deployments.client import Item
+from deployments.lanes.address import LaneAddress
 from deployments.lanes.chooser import LaneChooser
 from deployments.lanes.server import LaneServer
 from deployments.local import LocalClient
-from deployments.runner import Runner
-from workflows import CallContext
+from deployments.runner import Figures, Runner
+from workflows import BaseInferenceWorkflow, CallContext
 
-__all__ = ["item", "lane_to"]
+__all__ = ["Replica", "chooser_of", "item", "lane_to", "replicas"]
 
 
 def item(value: Any) -> Item:
@@ -37,3 +38,48 @@ async def lane_to(runner: Runner) -> AsyncIterator[LaneChooser]:
         await runner.stop()
         await server.close()
         await client.close()
+
+
+class Replica:
+    """A runner behind a lane, as a process of its own would have it; `die` is what SIGKILL does to its connections."""
+
+    def __init__(self, workflow: BaseInferenceWorkflow[Any, Any, Any], name: str = "replica") -> None:
+        self.runner = Runner(workflow, name, replica=name)
+        self.server = LaneServer(self.runner, name)
+
+    @property
+    def address(self) -> LaneAddress:
+        address = self.server.address("node")
+        assert address is not None
+        return address
+
+    def die(self) -> None:
+        for caller in self.server._callers:
+            caller.connection._abort()
+
+    async def stop(self) -> None:
+        await self.server.send_away()
+        await self.runner.stop()
+        await self.server.close()
+
+
+@asynccontextmanager
+async def replicas(*workflows: BaseInferenceWorkflow[Any, Any, Any]) -> AsyncIterator[list[Replica]]:
+    found = [Replica(workflow, f"replica-{number}") for number, workflow in enumerate(workflows)]
+    for replica in found:
+        await replica.runner.start()
+        await replica.server.start()
+    try:
+        yield found
+    finally:
+        for replica in found:
+            await replica.stop()
+            assert replica.runner.figures() == Figures(0, 0, 0)
+
+
+async def chooser_of(*found: Replica, handle: Replica | None = None, count: int | None = None) -> LaneChooser:
+    chooser = LaneChooser(LocalClient((handle or found[0]).runner))
+    chooser.count(len(found) if count is None else count)
+    await chooser.adopt([replica.address for replica in found])
+    assert chooser.lanes == len(found)
+    return chooser

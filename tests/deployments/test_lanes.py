@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,13 @@ from deployments.lanes.address import LaneAddress
 from deployments.lanes.chooser import LaneChooser
 from deployments.lanes.client import Lane, LaneRefused
 from deployments.lanes.frames import HEAD, WIRE_VERSION, Begun, Writer
-from deployments.lanes.server import LaneServer
 from deployments.local import LocalClient
 from deployments.private_sockets import private_folder
 from deployments.runner import Figures, Runner
 from tests.contract import Deployment, Place, collect, error_of
-from tests.deployments.lane_ends import item, lane_to
+from tests.deployments.lane_ends import chooser_of, item, lane_to, replicas
 from tests.orders import SyncOrders
-from workflows import AsyncInferenceWorkflow, BaseInferenceWorkflow, CallContext
+from workflows import AsyncInferenceWorkflow, CallContext
 from workflows.errors import BadOutput, InvalidInput, ReplicaLost
 
 
@@ -33,51 +31,6 @@ class OnceOnly(SyncOrders):
     """Orders that must not be run twice."""
 
     retry_safe = False
-
-
-class Replica:
-    """A runner behind a lane, as a process of its own would have it; `die` is what SIGKILL does to its connections."""
-
-    def __init__(self, workflow: BaseInferenceWorkflow[Any, Any, Any], name: str = "replica") -> None:
-        self.runner = Runner(workflow, name)
-        self.server = LaneServer(self.runner, name)
-
-    @property
-    def address(self) -> LaneAddress:
-        address = self.server.address("node")
-        assert address is not None
-        return address
-
-    def die(self) -> None:
-        for caller in self.server._callers:
-            caller.connection._abort()
-
-    async def stop(self) -> None:
-        await self.server.send_away()
-        await self.runner.stop()
-        await self.server.close()
-
-
-@asynccontextmanager
-async def replicas(*workflows: BaseInferenceWorkflow[Any, Any, Any]) -> AsyncIterator[list[Replica]]:
-    found = [Replica(workflow, f"replica-{number}") for number, workflow in enumerate(workflows)]
-    for replica in found:
-        await replica.runner.start()
-        await replica.server.start()
-    try:
-        yield found
-    finally:
-        for replica in found:
-            await replica.stop()
-            assert replica.runner.figures() == Figures(0, 0, 0)
-
-
-async def chooser_of(*found: Replica, handle: Replica | None = None, count: int | None = None) -> LaneChooser:
-    chooser = LaneChooser(LocalClient((handle or found[0]).runner))
-    chooser.count(len(found) if count is None else count)
-    await chooser.adopt([replica.address for replica in found])
-    assert chooser.lanes == len(found)
-    return chooser
 
 
 # ---- lost and stopping -----------------------------------------------------------------------------------------------------

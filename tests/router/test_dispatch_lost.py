@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from deployments.router.dispatch import CALLS_PER_REPLICA
+from deployments.router.dispatch import CALLS_PER_REPLICA, REFUSALS
 from tests.router.played_client import (
     Desk,
     card,
@@ -24,6 +24,7 @@ from workflows.errors import (
     NotReady,
     Overloaded,
     ReplicaLost,
+    Unloaded,
     WorkflowError,
 )
 
@@ -117,6 +118,59 @@ async def test_a_call_that_ends_without_all_outcomes_is_a_loss() -> None:
     desk.client.sent[0].end()
     assert await callers[0] == 0
     assert isinstance(await error_of(callers[1]), ReplicaLost)
+
+
+# ---- unloaded --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("replicas", "unloaded", "tries"), [(1, 0, 1), (2, 0, REFUSALS), (2, 1, REFUSALS), (2, 2, 1), (1, 1, 1)]
+)
+async def test_an_unloaded_replicas_refusal_goes_elsewhere_while_another_one_may_be_loaded(
+    replicas: int, unloaded: int, tries: int
+) -> None:
+    desk = Desk(retry_safe=False)
+    desk.dispatcher.configure(card(), replicas, unloaded)
+    caller = desk.ask(1)
+    for attempt in range(tries):
+        await turn()
+        desk.client.sent[attempt].refuse(0, Unloaded("it is unloaded"))
+        desk.client.sent[attempt].end()
+    error = await error_of(caller)
+    assert (type(error), error.message, error.retry_after_s) == (Unloaded, "it is unloaded", None)
+    await turn()
+    assert len(desk.client.sent) == tries
+    assert (desk.dispatcher.load, desk.timings) == (0, [])
+
+
+async def test_who_was_refused_by_an_unloaded_replica_is_answered_by_another_one() -> None:
+    desk = Desk(retry_safe=False)
+    desk.dispatcher.configure(card(), 2, 1)
+    refused, other = desk.ask("refused"), desk.ask("other")
+    await turn()
+    desk.client.sent[0].refuse(0, Unloaded())
+    desk.client.sent[0].answer(1)
+    desk.client.sent[0].end()
+    assert await other == "other"
+    await turn()
+    desk.client.sent[1].finish()
+    assert await refused == "refused"
+
+
+@pytest.mark.parametrize(("replicas", "unloaded", "tries"), [(1, 0, 1), (2, 1, 2), (2, 2, 1)])
+async def test_a_stream_goes_where_the_workflow_is_loaded(replicas: int, unloaded: int, tries: int) -> None:
+    desk = Desk(retry_safe=False)
+    desk.dispatcher.configure(card(), replicas, unloaded)
+    first = asyncio.ensure_future(anext(open_stream(desk)))
+    await turn()
+    desk.client.streams[0].fail(Unloaded())
+    await turn()
+    assert len(desk.client.streams) == tries
+    if tries == 1:
+        assert isinstance(await error_of(first), Unloaded)
+        return
+    desk.client.streams[1].give("here")
+    assert await first == ["here"]
 
 
 # ---- streams ---------------------------------------------------------------------------------------------------------------
