@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, aclosing
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +15,8 @@ import pytest
 from ray.util.state import list_actors
 
 from deployments.ray_client import RayClient
+from tests.contract import Deployment, Place, collect
+from tests.orders import AsyncOrders
 from tests.ray.cluster import Cluster, replicas, states
 from tests.ray.waiting import until
 from workflows.errors import NotReady
@@ -99,6 +103,38 @@ async def test_requests_go_to_the_replica_that_is_loaded(
     assert [standing.state for standing in standings] == ["loaded"] * 2
     assert len({standing.replica for standing in standings}) == 2
     assert len(pids("doubler") & before) == 1
+
+
+async def test_a_handle_passes_over_what_it_is_told_to_avoid_however_idle_that_is(
+    default_system: Cluster, deployed: Deploy, tmp_path: Path
+) -> None:
+    deployed("orders", "tests.orders.AsyncOrders", num_replicas=2)
+    client = await RayClient.of_application("orders")
+    place = Place(tmp_path, Deployment(AsyncOrders))
+    await client.unload(PATIENCE_S)
+    os.kill(min(pids("orders")), signal.SIGKILL)
+
+    async def loaded() -> list[bool]:
+        return sorted(standing.loaded for standing in await client.standings())
+
+    while await loaded() != [False, True]:
+        await asyncio.sleep(0.1)
+    client.avoid = frozenset(standing.replica for standing in await client.standings() if not standing.loaded)
+    async with AsyncExitStack() as open_ones:
+        for value in range(4):  # Serve prefers who has less to do
+            stream = await open_ones.enter_async_context(
+                aclosing(client.stream(place.order(value, count=9, gate=f"gate-{value}", at=1)))
+            )
+            await anext(stream)
+            open_ones.push_async_callback(_all, stream)
+            open_ones.push_async_callback(place.let_pass, f"gate-{value}")
+        outcomes = [(await collect(client, [place.order(value)]))[0] for value in range(10, 20)]
+    assert [outcome.output and outcome.output["value"] for outcome in outcomes] == list(range(20, 40, 2))
+
+
+async def _all(stream: AsyncGenerator[Any]) -> None:
+    async for _ in stream:
+        pass
 
 
 async def test_nothing_runs_that_could_be_unloaded(default_system: Cluster, deployed: Deploy) -> None:
