@@ -10,7 +10,8 @@ import uvloop
 
 from deployments.local import LocalClient
 from deployments.runner import Figures, Runner
-from tests.contract import DEPLOYMENTS, RULES, Place, Rule
+from tests.contract import DEPLOYMENTS, Place, Rule
+from tests.contract_loading import RULES
 from tests.deployments.lane_ends import lane_to
 
 

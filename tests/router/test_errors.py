@@ -22,6 +22,7 @@ from workflows.errors import (
     PermissionDenied,
     RateLimited,
     ReplicaLost,
+    Unloaded,
     Unsupported,
     UpstreamFailed,
     WorkflowError,
@@ -43,6 +44,7 @@ ANSWERS: list[tuple[WorkflowError, int, str, bool]] = [
     (Overloaded("no"), 503, "overload", True),
     (ReplicaLost("no"), 503, "overload", True),
     (NotReady("no"), 503, "loading", True),
+    (Unloaded("no"), 503, "loading", False),
     (DeadlineExceeded("no"), 504, "deadline", False),
 ]
 
