@@ -18,12 +18,13 @@ _WORKFLOWS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
 }
 
 
-def write_config(peer: Peer, port: int, models: list[str], files: Path, path: Path) -> None:
+def write_config(peer: Peer, ports: list[int], models: list[str], files: Path, path: Path) -> None:
     """serve_config.yaml with other applications: its settings of Ray are what users run."""
     config = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
     # 10 MB of float32 are more numbers, and 256 streams and their successors more streams, than the defaults allow.
     limits = {"max_body_bytes": 128 << 20, "max_json_elements": 4_000_000}
-    router = {"host": "127.0.0.1", "port": port, "local_lanes": peer.variables.get("LANES") != "0", "limits": limits}
+    listening = {"host": "127.0.0.1", "port": ports[0], "grpc": {"port": ports[1]}}
+    router = {**listening, "local_lanes": peer.variables.get("LANES") != "0", "limits": limits}
     routers, replicas = int(peer.variables.get("ROUTERS", 1)), int(peer.variables.get("REPLICAS", 1))
     config["applications"] = [_application("router", "deployments.app:router", router, "Router", routers)]
     for name in models:

@@ -28,6 +28,7 @@ class Peer:
         style: How texts and streams are asked for and answered; tensors are the same for all.
         variables: Environment variables of the server.
         binary: Whether it takes the Open Inference Protocol's binary tensors.
+        grpc: Whether it speaks that protocol over gRPC as well.
         start_s: How long it may take until it answers.
     """
 
@@ -40,6 +41,7 @@ class Peer:
     variables: Mapping[str, str] = field(default_factory=dict)
     start_s: float = 60.0
     binary: bool = False
+    grpc: bool = False
 
     @property
     def is_ours(self) -> bool:
@@ -47,7 +49,7 @@ class Peer:
 
 
 def _ours(name: str, title: str, **variables: str) -> Peer:
-    return Peer(name, title, "", (), "", "ours", variables, start_s=120.0, binary=True)
+    return Peer(name, title, "", (), "", "ours", variables, start_s=120.0, binary=True, grpc=True)
 
 
 _MLSERVER: Final = ("mlserver", *_RUNTIME)
@@ -67,6 +69,7 @@ PEERS: Final[dict[str, Peer]] = {
             "v2",
             start_s=90.0,
             binary=True,
+            grpc=True,
         ),
         Peer("litserve", "LitServe, batching", "litserve", ("litserve", *_RUNTIME), "litserve_server.py"),
         Peer(
@@ -77,8 +80,9 @@ PEERS: Final[dict[str, Peer]] = {
             "mlserver_server.py",
             "v2",
             {"BENCH_BATCHING": "1"},
+            grpc=True,
         ),
-        Peer("mlserver-b1", "MLServer, batching off", "mlserver", _MLSERVER, "mlserver_server.py", "v2"),
+        Peer("mlserver-b1", "MLServer, batching off", "mlserver", _MLSERVER, "mlserver_server.py", "v2", grpc=True),
         Peer("bentoml", "BentoML, adaptive batching", "bentoml", ("bentoml", *_RUNTIME), "bentoml_server.py", "bento"),
         Peer(
             "ray-naive",

@@ -169,6 +169,19 @@ def _resources(summary: Summary) -> list[str]:
     return ["Start and resources, all processes of the server.", "", *_table(header, rows)]
 
 
+# ---- one protocol, three forms ------------------------------------------------------------------------------------------
+
+
+def _infer(summary: Summary) -> list[str]:
+    lines = ["The Open Inference Protocol as JSON, with binary tensors, and over gRPC, all asked from Python.", ""]
+    for name, title in (("small", "4-16-3 network, one row"), ("tensor-10mb", "10 MB of float32")):
+        cells = [cell for cell in summary.cells if cell.startswith(f"{name} ")]
+        rows = [[_title(peer), *(_large(summary, peer, cell) for cell in cells)] for peer in summary.peers]
+        lines += [f"{title}: median ms, ratio to {BASELINE}'s JSON (ms; requests/s).", ""]
+        lines += _table(["peer", *(cell.removeprefix(f"{name} ") for cell in cells)], rows)
+    return lines + _resources(summary)
+
+
 # ---- tensors, streams, mixed -------------------------------------------------------------------------------------------
 
 
@@ -237,6 +250,7 @@ _SECTIONS: Final[dict[str, Callable[[Summary], list[str]]]] = {
     "mid": _requests,
     "minilm": _requests,
     "tensors": _tensors,
+    "infer": _infer,
     "streams": _streams,
     "mixed": _mixed,
 }

@@ -39,6 +39,7 @@ class NotServing(Exception):
 class Server:
     peer: Peer
     port: int
+    grpc_port: int
     root: int
     log: Path
     began: float
@@ -96,7 +97,7 @@ def serving(peer: Peer, python: Path, models: list[str], name: str) -> Iterator[
     command = [str(python), str(_SERVERS / peer.script)]
     if peer.is_ours:
         config = BENCH / f"{peer.name}.yaml"
-        write_config(peer, ports[0], models, FILES, config)
+        write_config(peer, ports, models, FILES, config)
         command = launch_command(python, config)
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -108,7 +109,7 @@ def serving(peer: Peer, python: Path, models: list[str], name: str) -> Iterator[
             cwd=ROOT if peer.is_ours else _SERVERS,
             start_new_session=True,
         )
-    server = Server(peer, ports[0], process.pid, log, time.monotonic())
+    server = Server(peer, ports[0], ports[1], process.pid, log, time.monotonic())
     try:
         yield server
     finally:

@@ -16,6 +16,7 @@ import uvloop
 
 from scripts.benchmarks.closed_loop import run_wrk, start_wrk, wrk_result
 from scripts.benchmarks.environments import BENCH, Uninstallable, python_of
+from scripts.benchmarks.grpc_loop import closed_grpc
 from scripts.benchmarks.measure import Meter, pss_mb
 from scripts.benchmarks.models import Truth
 from scripts.benchmarks.open_loop import closed_and_checked, run_open
@@ -33,6 +34,7 @@ WORKLOADS: Final[dict[str, tuple[str, ...]]] = {
     "mid": ("mid",),
     "minilm": ("minilm",),
     "tensors": ("rowmean",),
+    "infer": ("small", "rowmean"),
     "streams": ("stream",),
     "mixed": ("small", "mid", "minilm", "rowmean", "stream"),
 }
@@ -83,6 +85,7 @@ class _Session:
     def run(self) -> None:
         {
             "tensors": self._tensors,
+            "infer": self._infer,
             "streams": self._streams,
             "mixed": self._mixed,
         }.get(self._workload, self._requests)()
@@ -184,6 +187,25 @@ class _Session:
     def _few_and_large(self, asked: Target, connections: int) -> Cell:
         least = 3 * connections
         return uvloop.run(closed_and_checked(self._port, asked, connections, self._seconds, at_least=least))
+
+    # ---- one protocol over JSON, binary and gRPC -------------------------------------------------------------------------
+
+    def _infer(self) -> None:
+        self._start(self._target("small"))
+        for name, binary, connections in (
+            ("small", "small-binary", (1, 32)),
+            ("tensor-10mb", "binary-10mb", (1,)),
+        ):
+            for count in connections:
+                self._cell(f"{name} json c={count}", partial(self._few_and_large, self._target(name), count))
+                if self._peer.binary:
+                    self._cell(f"{name} binary c={count}", partial(self._few_and_large, self._target(binary), count))
+                if self._peer.grpc:
+                    self._cell(f"{name} grpc c={count}", partial(self._grpc, self._target(binary), count))
+
+    def _grpc(self, asked: Target, connections: int) -> Cell:
+        least = 3 * connections
+        return uvloop.run(closed_grpc(self._server.grpc_port, asked, connections, self._seconds, at_least=least))
 
     # ---- streams --------------------------------------------------------------------------------------------------------
 

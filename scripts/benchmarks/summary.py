@@ -51,8 +51,9 @@ class Summary:
         return int(sum(self.values(peer, cell, figure)))
 
     def ratio(self, peer: str, cell: str, figure: str) -> float | None:
-        """To the baseline of the same rounds; of binary tensors, to the baseline's JSON."""
-        base = self._cells[BASELINE, cell.replace("binary-", "tensor-").replace("-binary", "")]
+        """To the baseline of the same rounds; of other forms, to the baseline's JSON."""
+        of_json = cell.replace("binary-", "tensor-").replace("-binary", "")
+        base = self._cells[BASELINE, of_json.replace(" binary ", " json ").replace(" grpc ", " json ")]
         found = [
             measured[figure] / base[number][figure]
             for number, measured in self._cells[peer, cell].items()
