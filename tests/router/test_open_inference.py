@@ -172,3 +172,53 @@ bodies = st.recursive(
 def test_any_body_is_an_answer_or_the_callers_fault(body: Any) -> None:
     answer = asyncio.run(house().post(PATH, json.dumps(body).encode()))
     assert answer.status_code in {200, 400}
+
+
+@pytest.mark.parametrize(
+    "named", [{"model_name": "m"}, {"model_name": "alias"}, {"model_name": "m", "model_version": "1"}]
+)
+async def test_the_body_may_name_the_model_once_more(named: dict[str, str]) -> None:
+    answer = await house().post("/v2/models/alias/infer", {"inputs": [GOOD], **named})
+    assert (answer.status_code, answer.json()["model_name"]) == (200, "m")
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ({"model_name": "text"}, "model_name is not the model that the URL names"),
+        ({"model_version": "2"}, "model_version is not the version that the URL names"),
+        ({"model_name": 1}, "model_name must be a string"),
+    ],
+)
+async def test_but_not_another_one(named: dict[str, Any], message: str) -> None:
+    client = ScriptedClient()
+    answer = await house(client).post(PATH, {"inputs": [GOOD], **named})
+    assert (answer.status_code, answer.json()) == (400, {"error": message})
+    assert not client.calls
+
+
+async def test_what_a_tensor_is_anyway_may_be_said_as_mlserver_says_it() -> None:
+    texts = {"name": "s", "datatype": "BYTES", "shape": [1], "data": ["a"], "parameters": {"content_type": "str"}}
+    said = {"inputs": [{**GOOD, "parameters": {"content_type": "np"}}, texts], "parameters": {"content_type": "np"}}
+    got: list[Any] = []
+
+    async def keep(input_data: Any, call: CallContext) -> Any:
+        got.append(input_data["parameters"])
+        return {"outputs": {}, "parameters": {}}
+
+    assert (await house(ScriptedClient(keep)).post(PATH, said)).status_code == 200
+    assert got == [{}]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"inputs": [{**GOOD, "parameters": {"content_type": "str"}}]},
+        {"inputs": [{**GOOD, "parameters": {"content_type": "base64"}}]},
+        {"inputs": [GOOD], "parameters": {"content_type": "pd"}},
+        {"inputs": [GOOD], "parameters": {"content_type": 1}},
+    ],
+)
+async def test_other_content_types_are_refused(body: dict[str, Any]) -> None:
+    answer = await house().post(PATH, body)
+    assert (answer.status_code, answer.json()) == (400, {"error": "content_type must be np, or str for BYTES"})

@@ -8,11 +8,12 @@ from deployments.router.asking import Workflows
 from deployments.router.directory import Entry
 from deployments.router.protocols.open_inference.compression import compressed
 from deployments.router.protocols.open_inference.generate import read_generate
-from deployments.router.protocols.open_inference.infer_body import infer_reply, read_infer
-from deployments.router.protocols.open_inference.inference import find, infer
+from deployments.router.protocols.open_inference.infer_body import HttpInfer, infer_reply, read_infer
+from deployments.router.protocols.open_inference.inference import VERSION, find, infer
 from deployments.router.protocols.open_inference.metadata import model_metadata, server_metadata
 from deployments.router.protocols.tables import OPEN_INFERENCE
 from deployments.router.request import Protocol, Reply, Request, Route, json_reply
+from workflows.errors import InvalidInput
 
 __all__ = ["PROTOCOL", "routes"]
 
@@ -38,6 +39,7 @@ def routes(workflows: Workflows) -> list[Route]:
     async def infer_model(request: Request) -> Reply:
         asked = await read_infer(request)
         entry = _model(workflows, request)
+        _check_named(asked, request, entry)
         answer = await infer(workflows, request, entry, asked.infer)
         return await compressed(request, infer_reply(entry, asked, answer))
 
@@ -64,6 +66,15 @@ def routes(workflows: Workflows) -> list[Route]:
             Route("POST", f"{model}/generate_stream", generate_stream, PROTOCOL, body="json"),
         ]
     return found
+
+
+def _check_named(asked: HttpInfer, request: Request, entry: Entry) -> None:
+    """What the body says about the model must not contradict the URL."""
+    name, version = asked.named
+    if name not in (None, "", entry.name, request.params[0]):
+        raise InvalidInput("model_name is not the model that the URL names", param="model_name")
+    if version not in (None, "", VERSION):
+        raise InvalidInput("model_version is not the version that the URL names", param="model_version")
 
 
 def _model(workflows: Workflows, request: Request) -> Entry:

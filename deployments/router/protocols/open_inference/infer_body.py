@@ -24,6 +24,7 @@ from deployments.router.protocols.open_inference.inference import (
     VERSION,
     Infer,
     Inferred,
+    check_content_type,
     own_parameters,
 )
 from deployments.router.request import Reply, Request, json_reply
@@ -44,10 +45,12 @@ class HttpInfer:
     """A request and how its answer is wanted.
 
     Attributes:
+        named: Model and version, where the body says them as well, as KServe's own client does.
         binary: Which outputs are to be binary, where the caller said so for each; the others are as `all_binary` says.
     """
 
     infer: Infer
+    named: tuple[str | None, str | None]
     binary: dict[str, bool]
     all_binary: bool
 
@@ -102,7 +105,7 @@ def _parse(body: Any, tail: memoryview, limits: Limits) -> HttpInfer:
         limits: `max_json_elements` bounds binary texts as well: they become Python's objects just like JSON's.
     """
     texts = limits.max_json_elements
-    fields = checked_object(body, "the body", {"id", "parameters", "inputs", "outputs"})
+    fields = checked_object(body, "the body", {"id", "parameters", "inputs", "outputs", "model_name", "model_version"})
     tensors = fields.get("inputs")
     if not isinstance(tensors, list) or not 0 < len(tensors) <= MAX_TENSORS:
         raise InvalidInput("inputs must be a list of tensors", param="inputs")
@@ -118,7 +121,10 @@ def _parse(body: Any, tail: memoryview, limits: Limits) -> HttpInfer:
         raise InvalidInput(f"{len(tail)} bytes follow the last tensor", param="inputs")
     parameters, timeout_s, all_binary = _parameters(fields.get("parameters"))
     names, binary = _wanted(fields.get("outputs"))
-    return HttpInfer(Infer(inputs, names, parameters, checked_id(fields.get("id")), timeout_s), binary, all_binary)
+    named = (_text(fields, "model_name"), _text(fields, "model_version"))
+    return HttpInfer(
+        Infer(inputs, names, parameters, checked_id(fields.get("id")), timeout_s), named, binary, all_binary
+    )
 
 
 def checked_object(value: Any, what: str, known: set[str]) -> dict[str, Any]:
@@ -127,6 +133,13 @@ def checked_object(value: Any, what: str, known: set[str]) -> dict[str, Any]:
     for field in value:
         if field not in known:
             raise InvalidInput(f"{what} has an unknown field {field[:64]!r}", param=field[:64])
+    return value
+
+
+def _text(fields: Mapping[str, Any], name: str) -> str | None:
+    value = fields.get(name)
+    if value is not None and not isinstance(value, str):
+        raise InvalidInput(f"{name} must be a string", param=name)
     return value
 
 
@@ -150,6 +163,9 @@ def _input(value: Any, tail: memoryview, most_texts: int) -> tuple[str, Array, i
     shown = name[:64]
     size: Any = None
     for parameter, setting in given_parameters(fields.get("parameters")).items():
+        if parameter == "content_type":
+            check_content_type(setting, is_text=fields.get("datatype") == "BYTES")
+            continue
         if parameter != "binary_data_size":
             raise Unsupported(f"tensor {shown!r}: unknown parameter {parameter[:64]!r}", param=shown)
         size = setting

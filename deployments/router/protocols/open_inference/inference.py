@@ -13,7 +13,17 @@ from deployments.router.protocols.open_inference.as_tensors import output_names,
 from workflows.errors import BadOutput, InvalidInput, ModelNotFound, Unsupported, WorkflowError
 from workflows.tensors import Array
 
-__all__ = ["MAX_ID_CHARS", "MAX_TENSORS", "VERSION", "Infer", "Inferred", "find", "infer", "own_parameters"]
+__all__ = [
+    "MAX_ID_CHARS",
+    "MAX_TENSORS",
+    "VERSION",
+    "Infer",
+    "Inferred",
+    "check_content_type",
+    "find",
+    "infer",
+    "own_parameters",
+]
 
 VERSION: Final = "1"
 MAX_TENSORS: Final = 1024
@@ -82,6 +92,15 @@ async def infer(workflows: Workflows, caller: Caller, entry: Entry, asked: Infer
     return Inferred(outputs_of(card, answers, given.shape, names), {})
 
 
+def check_content_type(value: Any, *, is_text: bool | None = None) -> None:
+    """What MLServer's clients say of a tensor, or of all: how to read it beyond its datatype.
+
+    Raises Unsupported for all but what a tensor is anyway: an array (`np`) or, if its datatype is BYTES, text (`str`).
+    """
+    if value != "np" and (value != "str" or is_text is False):
+        raise Unsupported("content_type must be np, or str for BYTES", param="content_type")
+
+
 def own_parameters(parameters: Mapping[str, Any]) -> tuple[dict[str, Any], float | None]:
     """What is left for the workflow, and the caller's time limit in seconds.
 
@@ -95,6 +114,8 @@ def own_parameters(parameters: Mapping[str, Any]) -> tuple[dict[str, Any], float
         if type(timeout) is not int or timeout <= 0:
             raise InvalidInput("timeout must be a positive number of microseconds", param="timeout")
         timeout_s = timeout / 1e6
+    if "content_type" in left:
+        check_content_type(left.pop("content_type"))
     for parameter in left:
         if parameter in _RESERVED:
             raise Unsupported(f"the parameter {parameter!r} is not supported", param=parameter)
