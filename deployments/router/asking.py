@@ -120,6 +120,18 @@ class Workflows:
         first_s = limits.stream_first_chunk_s
         await send_events(request, groups, first_chunk_s=first_s, total_s=total_s, event=event, end_mark=end_mark)
 
+    async def load(self, caller: Caller, entry: Entry) -> None:
+        """Set a workflow up again, in all of its replicas. Takes as long as a stream may; see `Entry.load`."""
+        left = self.stream_seconds(caller)
+        with Watch(left + GRACE_S, caller.receive):
+            await entry.load(left)
+
+    async def unload(self, caller: Caller, entry: Entry) -> None:
+        """Tear a workflow down in all of its replicas, after what they have; see `Entry.unload`."""
+        left = self.stream_seconds(caller)
+        with Watch(left + GRACE_S, caller.receive):
+            await entry.unload(left)
+
     def stream_seconds(self, caller: Caller, at_most_s: float | None = None) -> float:
         """How long a stream of this caller may take."""
         return _seconds(caller, caller.limits.stream_s, at_most_s)

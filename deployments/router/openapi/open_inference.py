@@ -32,7 +32,7 @@ _ANYTHING: Final[Json] = {"type": "object"}
 
 def open_inference_paths() -> Json:
     server = get_operation("serverMetadata", _TAG, "The server's name and version", ref("ServerMetadata"))
-    paths: Json = {"/v2": {"get": server}}
+    paths: Json = {"/v2": {"get": server}, **_repository_paths()}
     for base, names, suffix in (
         ("/v2/models/{name}", ["name"], ""),
         ("/v2/models/{name}/versions/{version}", ["name", "version"], "Version"),
@@ -78,6 +78,38 @@ def _generate_paths(base: str, operation: str, params: list[Json]) -> Json:
     return {f"{base}/generate": {"post": whole}, f"{base}/generate_stream": {"post": stream}}
 
 
+def _repository_paths() -> Json:
+    params = [path_parameter("name")]
+    index = post_operation(
+        "repositoryIndex", _TAG, "The models there are", ref("IndexRequest"), ref("Index"), None, _ERROR
+    )
+    load = post_operation(
+        "modelLoad",
+        _TAG,
+        "Set a model up again in every replica (operators)",
+        ref("LoadRequest"),
+        ref("Nothing"),
+        params,
+        _ERROR,
+    )
+    unload = post_operation(
+        "modelUnload",
+        _TAG,
+        "Tear a model down in every replica, after its requests in flight (operators)",
+        ref("UnloadRequest"),
+        ref("Nothing"),
+        params,
+        _ERROR,
+    )
+    for operation in (index, load, unload):
+        operation["requestBody"]["required"] = False
+    return {
+        "/v2/repository/index": {"post": index},
+        "/v2/repository/models/{name}/load": {"post": load},
+        "/v2/repository/models/{name}/unload": {"post": unload},
+    }
+
+
 def open_inference_schemas() -> Json:
     return {
         "OpenInferenceError": closed({"error": _TEXT}),
@@ -85,6 +117,7 @@ def open_inference_schemas() -> Json:
         **_model_schemas(),
         **_infer_schemas(),
         **_generate_schemas(),
+        **_repository_schemas(),
     }
 
 
@@ -111,6 +144,8 @@ def _infer_schemas() -> Json:
     wanted = closed({"name": _TEXT, "parameters": _ANYTHING}, ["name"])
     request = {
         "id": _TEXT,
+        "model_name": _TEXT,
+        "model_version": _TEXT,
         "parameters": _ANYTHING,
         "inputs": {"type": "array", "minItems": 1, "items": asked},
         "outputs": {"type": "array", "items": wanted},
@@ -136,4 +171,18 @@ def _generate_schemas() -> Json:
         "GenerateRequest": closed(request, ["text_input"]),
         "GenerateResponse": closed({**said, "finish_reason": _TEXT}, [*whole, "finish_reason"]),
         "GenerateEvent": closed({**said, "done": {"type": "boolean"}, "finish_reason": _TEXT}, [*whole, "done"]),
+    }
+
+
+def _repository_schemas() -> Json:
+    model = closed(
+        {"name": _TEXT, "version": _TEXT, "state": {"enum": ["READY", "LOADING", "UNAVAILABLE"]}, "reason": _TEXT}
+    )
+    flag: Json = {"type": "boolean"}
+    return {
+        "IndexRequest": closed({"ready": flag}, []),
+        "Index": {"type": "array", "items": model},
+        "LoadRequest": closed({"parameters": closed({})}, []),
+        "UnloadRequest": closed({"parameters": closed({"unload_dependents": flag}, [])}, []),
+        "Nothing": closed({}),
     }

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from deployments.router.asking import Workflows
 from deployments.router.directory import Entry
+from deployments.router.protocols.open_inference import repository
 from deployments.router.protocols.open_inference.compression import compressed
 from deployments.router.protocols.open_inference.generate import read_generate
-from deployments.router.protocols.open_inference.infer_body import HttpInfer, infer_reply, read_infer
+from deployments.router.protocols.open_inference.infer_body import (
+    HttpInfer,
+    checked_object,
+    given_parameters,
+    infer_reply,
+    read_infer,
+)
 from deployments.router.protocols.open_inference.inference import VERSION, find, infer
 from deployments.router.protocols.open_inference.metadata import model_metadata, server_metadata
 from deployments.router.protocols.tables import OPEN_INFERENCE
@@ -56,7 +64,7 @@ def routes(workflows: Workflows) -> list[Route]:
         asked = read_generate(entry, workflows.card(entry), body, streaming=True)
         await workflows.stream(request, entry, asked.input_data, asked.event, _NO_MARK, at_most_s=asked.timeout_s)
 
-    found = [Route("GET", "/v2", server, PROTOCOL)]
+    found = [Route("GET", "/v2", server, PROTOCOL), *_repository_routes(workflows)]
     for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
         found += [
             Route("GET", model, metadata, PROTOCOL),
@@ -68,6 +76,31 @@ def routes(workflows: Workflows) -> list[Route]:
     return found
 
 
+def _repository_routes(workflows: Workflows) -> list[Route]:
+    async def index(request: Request) -> Reply:
+        only_ready = (await _small_body(request, "ready")).get("ready", False)
+        if type(only_ready) is not bool:
+            raise InvalidInput("ready must be true or false", param="ready")
+        return json_reply(repository.index(workflows, request, only_ready=only_ready))
+
+    async def load(request: Request) -> Reply:
+        parameters = given_parameters((await _small_body(request, "parameters")).get("parameters"))
+        await repository.load(workflows, request, request.params[0], parameters)
+        return json_reply({})
+
+    async def unload(request: Request) -> Reply:
+        parameters = given_parameters((await _small_body(request, "parameters")).get("parameters"))
+        await repository.unload(workflows, request, request.params[0], parameters)
+        return json_reply({})
+
+    one = "/v2/repository/models/{name}"
+    return [
+        Route("POST", "/v2/repository/index", index, PROTOCOL, body="json_or_binary"),
+        Route("POST", f"{one}/load", load, PROTOCOL, access="operator", body="json_or_binary"),
+        Route("POST", f"{one}/unload", unload, PROTOCOL, access="operator", body="json_or_binary"),
+    ]
+
+
 def _check_named(asked: HttpInfer, request: Request, entry: Entry) -> None:
     """What the body says about the model must not contradict the URL."""
     name, version = asked.named
@@ -75,6 +108,11 @@ def _check_named(asked: HttpInfer, request: Request, entry: Entry) -> None:
         raise InvalidInput("model_name is not the model that the URL names", param="model_name")
     if version not in (None, "", VERSION):
         raise InvalidInput("model_version is not the version that the URL names", param="model_version")
+
+
+async def _small_body(request: Request, *known: str) -> Mapping[str, Any]:
+    """The fields of a body that may be left out."""
+    return checked_object(await request.json(), "the body", set(known)) if request.body else {}
 
 
 def _model(workflows: Workflows, request: Request) -> Entry:
