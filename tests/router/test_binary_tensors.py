@@ -114,8 +114,32 @@ async def test_elements_that_are_no_text_are_bytes() -> None:
     assert got == ["\u00e4", picture]
     assert (head["outputs"], tail) == (given, data)
     answer = await post({"inputs": given}, data)
-    assert answer.status_code == 500
-    assert answer.json() == {"error": "the model gave bytes that are no text, which only binary forms can say"}
+    message = "output 'x': there are bytes that are no text: ask for it in binary form"
+    assert (answer.status_code, answer.json()) == (400, {"error": message})
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+async def test_what_is_not_finite_is_given_in_binary_form_only(dtype: Any, odd: float) -> None:
+    numbers = np.array([1.0, odd], dtype)
+    size = numbers.nbytes
+    given = [tensor("x", f"FP{8 * numbers.itemsize}", [2], size)]
+    binary = {"outputs": [{"name": "x", "parameters": {"binary_data": True}}]}
+    _, tail = split(await post({"inputs": given, **binary}, numbers.tobytes()))
+    assert tail == numbers.tobytes()
+    answer = await post({"inputs": given}, numbers.tobytes())
+    message = "output 'x': JSON cannot say NaN or infinity: ask for it in binary form"
+    assert (answer.status_code, answer.json()) == (400, {"error": message})
+
+
+@pytest.mark.parametrize("binary", [True, False])
+async def test_half_a_surrogate_pair_is_no_output(binary: bool) -> None:
+    async def half(input_data: Any, call: CallContext) -> Any:
+        return {"outputs": {"x": np.array(["\ud800"], object)}}
+
+    body = {"inputs": [tensor("x", "INT8", [1], 1)], "parameters": {"binary_data_output": binary}}
+    answer = await post(body, b"1", client=ScriptedClient(half))
+    assert (answer.status_code, answer.json()["error"][:14]) == (500, "the model gave")
 
 
 async def test_no_number_is_lost_on_the_way_through_the_router() -> None:

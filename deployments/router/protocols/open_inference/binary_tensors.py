@@ -14,6 +14,7 @@ from math import prod
 
 import numpy as np
 
+from workflows.errors import BadOutput
 from workflows.tensors import DTYPES, Array, bad_tensor, checked_shape
 
 __all__ = ["tensor_from_bytes", "tensor_to_bytes"]
@@ -53,7 +54,10 @@ def tensor_from_bytes(name: str, dtype: str, shape: object, data: memoryview, mo
 
 
 def tensor_to_bytes(array: Array) -> bytes | memoryview:
-    """An array's bytes: its own memory, if that is in order. Texts are written in UTF-8."""
+    """An array's bytes: its own memory, if that is in order. Texts are written in UTF-8.
+
+    Raises BadOutput for a text that has no UTF-8, because it holds half of a surrogate pair.
+    """
     if array.dtype.kind in "OUS":
         return b"".join(_LENGTH.pack(len(text)) + text for text in map(_utf8, array.ravel().tolist()))
     ordered = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
@@ -85,4 +89,9 @@ def _texts(name: str, count: int, data: memoryview) -> Array:
 
 
 def _utf8(item: object) -> bytes:
-    return item if isinstance(item, bytes) else str(item).encode()
+    if isinstance(item, bytes):
+        return item
+    try:
+        return str(item).encode()
+    except UnicodeEncodeError as cause:
+        raise BadOutput("the model gave a text that has no form in UTF-8") from cause

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
+
 from deployments.config import Limits
 from deployments.router.directory import Entry
 from deployments.router.json_body import render_json
@@ -27,9 +29,9 @@ from deployments.router.protocols.open_inference.inference import (
     check_content_type,
     own_parameters,
 )
-from deployments.router.request import Reply, Request, json_reply
-from workflows.errors import InvalidInput, Unsupported
-from workflows.tensors import Array, tensor_from_json, tensor_to_json
+from deployments.router.request import JSON, Reply, Request
+from workflows.errors import BadOutput, InvalidInput, Unsupported
+from workflows.tensors import Array, element_kind, tensor_from_json, tensor_to_json
 
 __all__ = ["HttpInfer", "checked_id", "checked_object", "given_parameters", "infer_reply", "read_infer"]
 
@@ -54,6 +56,9 @@ class HttpInfer:
     binary: dict[str, bool]
     all_binary: bool
 
+    def is_binary(self, output: str) -> bool:
+        return self.binary.get(output, self.all_binary)
+
 
 async def read_infer(request: Request) -> HttpInfer:
     """The request in a body. Raises BadJson, and InvalidInput for whatever is missing, unknown, or contradicts itself."""
@@ -74,12 +79,17 @@ def infer_reply(entry: Entry, asked: HttpInfer, inferred: Inferred) -> Reply:
         answer["parameters"] = inferred.parameters
     tail: list[bytes | memoryview] = []
     answer["outputs"] = [
-        _output(name, array, tail if asked.binary.get(name, asked.all_binary) else None)
-        for name, array in inferred.outputs.items()
+        _output(name, array, tail if asked.is_binary(name) else None) for name, array in inferred.outputs.items()
     ]
+    try:
+        head = render_json(answer)
+    except BadOutput:
+        for name, array in inferred.outputs.items():
+            if not asked.is_binary(name):
+                _refuse_not_finite(name, array)
+        raise
     if not tail:
-        return json_reply(answer)
-    head = render_json(answer)
+        return Reply(200, head, [JSON])
     return Reply(200, b"".join([head, *tail]), [_BINARY, (_BINARY_HEADER, b"%d" % len(head))])
 
 
@@ -240,12 +250,22 @@ def _output(name: str, array: Any, tail: list[bytes | memoryview] | None) -> dic
     """The tensor as JSON; or, if there is a `tail`, what JSON says of it, and its bytes in there."""
     datatype = datatype_of(name, array)
     said = {"name": name, "datatype": datatype, "shape": list(array.shape)}
-    if tail is None:
-        if datatype in ONLY_BINARY:
-            shown = name[:64]
-            raise InvalidInput(
-                f"output {shown!r}: {datatype} has no form in JSON: ask for it in binary form", param=shown
-            )
+    if tail is not None:
+        tail.append(tensor_to_bytes(array))
+        return {**said, "parameters": {"binary_data_size": len(tail[-1])}}
+    if datatype in ONLY_BINARY:
+        raise _needs_binary(name, f"{datatype} has no form in JSON")
+    try:
         return {**said, "data": tensor_to_json(array)["data"]}
-    tail.append(tensor_to_bytes(array))
-    return {**said, "parameters": {"binary_data_size": len(tail[-1])}}
+    except BadOutput as cause:
+        raise _needs_binary(name, "there are bytes that are no text") from cause
+
+
+def _refuse_not_finite(name: str, array: Array) -> None:
+    if element_kind(array.dtype) == "f" and not np.isfinite(array).all():
+        raise _needs_binary(name, "JSON cannot say NaN or infinity")
+
+
+def _needs_binary(name: str, why: str) -> InvalidInput:
+    """Not the workflow's fault: the caller can have the same output in another form."""
+    return InvalidInput(f"output {name[:64]!r}: {why}: ask for it in binary form", param=name[:64])
