@@ -1,20 +1,26 @@
-"""Random tensors of every datatype, as Triton's clients take them."""
+"""Random tensors of every datatype, and how Triton's clients are given them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+from tritonclient.utils import np_to_triton_dtype
 
 from deployments.router.protocols.open_inference.datatypes import DATATYPES
 from workflows.tensors import DTYPES
 
-__all__ = ["named_tensors", "same_bits", "tensors"]
+__all__ = ["ON_A_SERVER", "inputs_of", "named_tensors", "outputs_of", "same_bits", "tensors"]
 
 Array = npt.NDArray[Any]
 MAX_RANK = 5
+ON_A_SERVER = settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
 def shapes() -> st.SearchStrategy[tuple[int, ...]]:
@@ -58,3 +64,17 @@ def same_bits(one: Array, other: Array) -> bool:
 
 def _bytes(item: Any) -> bytes:
     return item if isinstance(item, bytes) else str(item).encode()
+
+
+def inputs_of(module: Any, arrays: Mapping[str, Array], **options: Any) -> list[Any]:
+    """The arrays as one of tritonclient's modules has inputs."""
+    made = []
+    for name, array in arrays.items():
+        tensor = module.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+        tensor.set_data_from_numpy(array, **options)
+        made.append(tensor)
+    return made
+
+
+def outputs_of(module: Any, names: Iterable[str], **options: Any) -> list[Any]:
+    return [module.InferRequestedOutput(name, **options) for name in names]
