@@ -60,6 +60,7 @@ class Workflows:
         An entry that was ready once is asked whatever its state says: while it is upgraded, its replicas answer.
         """
         if entry.card is None:
+            entry.wake()
             reason = f": {entry.reason}" if entry.reason else ""
             raise NotReady(f"{entry.name} is {entry.state}{reason}", retry_after_s=_RETRY_S.get(entry.state, 2.0))
         return entry.card

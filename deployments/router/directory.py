@@ -15,6 +15,9 @@ __all__ = ["Directory", "Entry", "State"]
 State = Literal["loading", "ready", "failed", "stopping", "unloaded"]
 
 
+def _sleep_on() -> None: ...
+
+
 @dataclass(slots=True)
 class Entry:
     """One workflow application.
@@ -26,6 +29,7 @@ class Entry:
         card: None until the workflow was first ready; kept while it is upgraded.
         replicas: That run.
         lanes: Open local lanes to them.
+        wake: Called for somebody who asks while there is no card, which no replica can give as long as none runs.
     """
 
     name: str
@@ -36,6 +40,7 @@ class Entry:
     card: Card | None = None
     replicas: int = 0
     lanes: int = 0
+    wake: Callable[[], None] = _sleep_on
 
     async def unload(self, timeout_s: float) -> None:
         """See `WorkflowClient.unload`, which says what this raises; this entry says so from then on."""

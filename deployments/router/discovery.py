@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from ray import serve
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 PERIOD_S: Final = 1.0
 STATUS_TIMEOUT_S: Final = 30.0
 CARD_TIMEOUT_S: Final = 10.0
+WAKE_TIMEOUT_S: Final = 120.0
 CARD_PERIOD_S: Final = 30.0
 STANDING_PERIOD_S: Final = 2.0
 LANE_TRIES: Final = 10
@@ -78,6 +80,7 @@ class Discovery:
         self._node = node
         self._known: dict[str, _Known] = {}
         self._looking: dict[str, asyncio.Task[None]] = {}
+        self._waking: dict[str, asyncio.Task[None]] = {}
         self._looked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -95,7 +98,7 @@ class Discovery:
 
     async def stop(self) -> None:
         if self._task is not None:
-            tasks = [self._task, *self._looking.values()]
+            tasks = [self._task, *self._looking.values(), *self._waking.values()]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -144,7 +147,7 @@ class Discovery:
             return False  # not built yet, or somebody else's
         ways = LaneChooser(handle, lambda: self._stands(name))
         known = self._known[name] = _Known(handle, ways)
-        self._directory.put(Entry(name, self._dispatcher(name, known.ways)))
+        self._directory.put(Entry(name, self._dispatcher(name, known.ways), wake=partial(self._wake, name)))
         return True
 
     async def _update(self, name: str, app: ApplicationStatusOverview) -> None:
@@ -201,6 +204,15 @@ class Discovery:
         except (WorkflowError, TimeoutError):
             return  # asked again
 
+    def _wake(self, name: str) -> None:
+        """Ask for the card of a workflow that has no replica and never had one here: Serve starts one for who waits."""
+        known, entry = self._known.get(name), self._entry(name)
+        if known is not None and entry is not None and not known.replicas and name not in self._waking:
+            self._waking[name] = task = asyncio.create_task(
+                self._fetch_card(entry, WAKE_TIMEOUT_S), name=f"wake {name}"
+            )
+            task.add_done_callback(lambda _: self._waking.pop(name, None))
+
     def _stands(self, name: str) -> None:
         """A replica was loaded or unloaded: at once, because requests go by that. What was loaded may be something new."""
         if (known := self._known.get(name)) is not None:
@@ -222,9 +234,9 @@ class Discovery:
     def _entry(self, name: str) -> Entry | None:
         return next((entry for entry in self._directory if entry.name == name), None)
 
-    async def _fetch_card(self, entry: Entry) -> None:
+    async def _fetch_card(self, entry: Entry, patience_s: float = CARD_TIMEOUT_S) -> None:
         try:
-            async with asyncio.timeout(CARD_TIMEOUT_S):
+            async with asyncio.timeout(patience_s):
                 entry.card = await entry.dispatcher.client.card()
         except (WorkflowError, TimeoutError):
             log.warning("no card from workflow %s yet", entry.name)
@@ -241,6 +253,8 @@ def _state(app: ApplicationStatusOverview, replicas: int, known: bool) -> tuple[
         state = "ready"
     elif app.status == ApplicationStatus.DEPLOY_FAILED or reason:
         state, reason = "failed", reason or "the deployment failed; its log says why"
+    elif app.status == ApplicationStatus.RUNNING and not replicas and not known:
+        state, reason = "loading", "scaled to zero; the first request starts a replica"
     else:
         state, reason = "loading", "being restarted" if known else "no running replica yet"
     return state, reason, detail or reason

@@ -75,3 +75,29 @@ def open_the_gate(gate: Path, asked: list[asyncio.Task[Any]]) -> None:
             os.close(os.open(gate, os.O_WRONLY | os.O_NONBLOCK))
         except OSError:  # nobody stands there right now
             os.sched_yield()
+
+
+def test_a_workflow_without_replicas_gets_one_for_whoever_asks(default_system: Cluster, deployed: Deploy) -> None:
+    scaling = {
+        "min_replicas": 0,
+        "max_replicas": 1,
+        "upscale_delay_s": 0,
+        "downscale_delay_s": 1,
+        "downscale_to_zero_delay_s": 1,
+        "metrics_interval_s": 0.2,
+        "look_back_period_s": 1,
+        "policy": {"policy_function": "deployments.autoscaling:by_items"},
+    }
+    deployed("asleep", "tests.ray.sample_workflows.Doubler", autoscaling_config=scaling)
+    until(lambda: "asleep" in states(default_system), seconds=20, what=lambda: f"{states(default_system)}")
+    assert not replicas("asleep")
+
+    def ask() -> httpx.Response:
+        return httpx.post(f"{default_system.url}/v1/workflows/asleep/inference", json=3, timeout=60)
+
+    first = ask()  # nobody knows yet what it takes
+    assert (first.status_code, first.headers["retry-after"]) == (503, "2")
+    assert "the first request starts a replica" in first.json()["error"]["message"]
+    until(lambda: ask().status_code == 200, seconds=60, what=lambda: ask().text)
+    until(lambda: not replicas("asleep"), seconds=60, what=lambda: f"{replicas('asleep')}")
+    assert ask().json() == 6  # and now it is waited for
