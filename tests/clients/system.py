@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import httpx
 import uvloop
 
 from deployments.config import RouterArgs
@@ -52,9 +53,12 @@ class System:
 
     Attributes:
         workflows: Those behind it, for a test to ask by itself, while nobody else does.
+        http: Host and port.
+        caller: For requests that no official client sends.
     """
 
     workflows: Mapping[str, Workflow]
+    caller: httpx.Client
     http: str = ""
     _runners: dict[str, Runner] = field(default_factory=dict)
 
@@ -76,6 +80,7 @@ class System:
         try:
             await listener.start(drain_s=1.0)
             self.http = f"{HOST}:{listener.address[1]}"
+            self.caller.base_url = httpx.URL(f"http://{self.http}")
             ready.set()
             await leave.wait()
         finally:
@@ -89,7 +94,7 @@ def running(
     workflows: Mapping[str, Workflow], args: RouterArgs | None = None, keys: Keys | None = None
 ) -> Iterator[System]:
     """A system on a thread of its own."""
-    system, ready, failed = System(workflows), threading.Event(), []
+    system, ready, failed = System(workflows, httpx.Client()), threading.Event(), []
     loop, leave = uvloop.new_event_loop(), asyncio.Event()
 
     def run() -> None:
@@ -109,6 +114,7 @@ def running(
             raise failed[0]
         yield system
     finally:
+        system.caller.close()
         if not failed:
             loop.call_soon_threadsafe(leave.set)
         thread.join()

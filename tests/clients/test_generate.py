@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.clients.system import System
@@ -19,7 +18,7 @@ def alone(system: System) -> Any:
 
 
 def test_a_whole_text(system: System, alone: Any) -> None:
-    answer = httpx.post(f"http://{system.http}/v2/models/tiny-gpt/generate", json={**BODY, "id": "g-1"})
+    answer = system.caller.post("/v2/models/tiny-gpt/generate", json={**BODY, "id": "g-1"})
     assert answer.status_code == 200
     assert answer.json() == {
         "model_name": "tiny-gpt",
@@ -32,7 +31,7 @@ def test_a_whole_text(system: System, alone: Any) -> None:
 
 def test_a_stream_says_the_same_piece_by_piece(system: System, alone: Any) -> None:
     pieces = []
-    with httpx.stream("POST", f"http://{system.http}/v2/models/tiny-gpt/generate_stream", json=BODY) as answer:
+    with system.caller.stream("POST", "/v2/models/tiny-gpt/generate_stream", json=BODY) as answer:
         assert answer.headers["content-type"] == "text/event-stream"
         pieces = [json.loads(line.removeprefix("data: ")) for line in answer.iter_lines() if line]
     assert len(pieces) > 1
@@ -56,6 +55,6 @@ def test_a_stream_says_the_same_piece_by_piece(system: System, alone: Any) -> No
 def test_everything_else_is_refused(
     system: System, path: str, model: str, body: Any, status: int, message: str
 ) -> None:
-    answer = httpx.post(f"http://{system.http}/v2/models/{model}/{path}", json=body)
+    answer = system.caller.post(f"/v2/models/{model}/{path}", json=body)
     assert (answer.status_code, set(answer.json())) == (status, {"error"})
     assert message in answer.json()["error"]
