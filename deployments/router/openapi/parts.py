@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 __all__ = [
@@ -11,7 +11,8 @@ __all__ = [
     "errors",
     "get_operation",
     "json_response",
-    "path_parameter",
+    "name_parameter",
+    "or_null",
     "post_operation",
     "ref",
     "stream_operation",
@@ -25,6 +26,7 @@ _MEANINGS: Final = {
     "403": "This needs an operator's API key, or callers from elsewhere need one.",
     "404": "There is no such workflow, or not for this API key.",
     "408": "The request did not arrive in time.",
+    "409": "It contradicts a request that came before.",
     "413": "The body is too large.",
     "414": "The URL is too long.",
     "415": "The body is not application/json, or compressed.",
@@ -35,6 +37,15 @@ _MEANINGS: Final = {
     "502": "A remote model failed.",
     "503": "Overloaded, or not ready yet; see Retry-After.",
     "504": "The deadline has passed.",
+}
+MAX_EXAMPLES: Final = 16
+_NAME: Final = "^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
+_DEADLINE: Final[Json] = {
+    "name": "x-deadline-s",
+    "in": "header",
+    "description": "Seconds after which the answer is of no use any more; may only shorten the server's own limit.",
+    "schema": {"type": "string", "pattern": r"^(?=.*[1-9])[0-9]{1,6}(\.[0-9]{1,6})?$"},
+    "examples": {"two and a half": {"value": "2.5"}},
 }
 _OF_A_GET: Final = ("400", "401", "403", "404", "408", "414", "421", "431", "500", "503")
 
@@ -65,17 +76,11 @@ def post_operation(
     parameters: list[Json] | None = None,
     error: str = "NativeError",
 ) -> Json:
-    deadline = {
-        "name": "x-deadline-s",
-        "in": "header",
-        "description": "Seconds after which the answer is of no use any more; may only shorten the server's own limit.",
-        "schema": {"type": "number", "exclusiveMinimum": 0},
-    }
     return {
         "operationId": operation,
         "tags": [tag],
         "summary": summary,
-        "parameters": [*(parameters or []), deadline],
+        "parameters": [*(parameters or []), _DEADLINE],
         "requestBody": {"required": True, "content": {"application/json": {"schema": asked}}},
         "responses": {"200": json_response("OK", answer), **errors(_MEANINGS, error)},
     }
@@ -83,21 +88,32 @@ def post_operation(
 
 def stream_operation(
     operation: str,
+    tag: str,
     summary: str,
     asked: Json,
     chunk: Json,
     parameters: list[Json] | None = None,
-    tag: str = "native",
-    *,
     error: str = "NativeError",
-    end: str = "at last `data: [DONE]`",
+    *,
+    end: str,
+    mark: str | None = None,
 ) -> Json:
-    """`end`: what the last event of a whole stream is, in words."""
+    """Events whose data is JSON.
+
+    Args:
+        end: What the last event of a whole stream is, in words.
+        mark: What it is, where that is no JSON.
+    """
     post = post_operation(operation, tag, summary, asked, {}, parameters, error)
+    said = {"anyOf": [chunk, ref(error)]}
+    data: Json = {"type": "string", "contentMediaType": "application/json", "contentSchema": said}
+    if mark is not None:
+        data = {"anyOf": [{"const": mark}, data]}
+    event: Json = {"type": "object", "properties": {"data": data}, "required": ["data"]}
     post["responses"]["200"] = {
         "description": f"Events `data: {{...}}`; {end}. An error after the first chunk is an event with `error` in it, "
-        "and then the stream has no such end.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}, "x-event-schema": chunk}},
+        "and then the stream has no such end. The schema is that of one event.",
+        "content": {"text/event-stream": {"schema": event}},
     }
     return post
 
@@ -110,8 +126,17 @@ def errors(statuses: Iterable[str], schema: str) -> Json:
     return {status: json_response(_MEANINGS[status], ref(schema)) for status in statuses}
 
 
-def path_parameter(name: str) -> Json:
-    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+def name_parameter(names: Sequence[str]) -> Json:
+    """A workflow's name in a path; some of these are shown as examples."""
+    found: Json = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "pattern": _NAME}}
+    if names:
+        found["examples"] = {name: {"value": name} for name in names[:MAX_EXAMPLES]}
+    return found
+
+
+def or_null(schema: Json) -> Json:
+    """What may be left out, and then may be `null` as well."""
+    return {"anyOf": [schema, {"type": "null"}]}
 
 
 def ref(name: str) -> Json:

@@ -1,7 +1,8 @@
 """What operators, probes and newcomers ask of the router itself: health, metrics, routes, the API's description.
 
 Public: whether it lives, and the page for the description. With any key: the description, which shows the workflows
-that this key may use. With an operator's key: metrics and routes. A draining router says that it is not ready.
+that this key may use, and each model's own with examples. With an operator's key: metrics and routes. A draining router
+says that it is not ready.
 """
 
 from __future__ import annotations
@@ -10,15 +11,24 @@ from collections.abc import Callable
 from typing import Final
 
 from deployments.router.asking import Workflows
+from deployments.router.json_body import render_json
+from deployments.router.keys import ANYONE
 from deployments.router.metrics import CONTENT_TYPE
-from deployments.router.openapi.document import document
+from deployments.router.openapi.document import document, model_document
 from deployments.router.openapi.page import page
+from deployments.router.protocols.open_inference.examples import Example, as_markdown, examples_of, place_of
 from deployments.router.protocols.open_inference.http import PROTOCOL as OPEN_INFERENCE
+from deployments.router.protocols.open_inference.inference import find
+from deployments.router.protocols.open_inference.model_description import model_base
 from deployments.router.protocols.tables import NATIVE
-from deployments.router.request import Protocol, Reply, Request, Route, json_reply, text_reply
+from deployments.router.request import JSON, Protocol, Reply, Request, Route, json_reply, text_reply
+from workflows.card import Card
+from workflows.errors import Unsupported
 
 __all__ = ["PROTOCOL", "routes"]
 
+_AS_IT_IS: Final = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
+"""For what names the host that was asked."""
 PROTOCOL: Final = Protocol("operations", "/-/", NATIVE)
 
 
@@ -44,14 +54,26 @@ def routes(workflows: Workflows, draining: Callable[[], bool]) -> list[Route]:
         return Reply(200, workflows.metrics.exposition(), [(b"content-type", CONTENT_TYPE.encode())])
 
     async def description(request: Request) -> Reply:
-        return json_reply(document(workflows.listed(request)))
+        return json_reply(document(workflows.listed(request), keyed=request.key is not ANYONE))
+
+    async def model_description(request: Request) -> Reply:
+        card, version, examples = _examples(workflows, request)
+        content = render_json(model_document(card, version, examples, keyed=request.key is not ANYONE))
+        return Reply(200, content, [JSON, *_AS_IT_IS])
+
+    async def model_examples(request: Request) -> Reply:
+        card, _, examples = _examples(workflows, request)
+        if not examples:
+            raise Unsupported("this model does not say what it takes, so there are no examples")
+        text = as_markdown(card, examples, place_of(request))
+        return Reply(200, text.encode(), [(b"content-type", b"text/markdown; charset=utf-8"), *_AS_IT_IS])
 
     shown = page()
 
     async def docs(request: Request) -> Reply:
         return shown
 
-    return [
+    found = [
         Route("GET", "/v2/health/live", live, OPEN_INFERENCE, access="public"),
         Route("GET", "/v2/health/ready", ready, OPEN_INFERENCE, access="public"),
         Route("GET", "/health", health, PROTOCOL, access="public"),
@@ -61,3 +83,17 @@ def routes(workflows: Workflows, draining: Callable[[], bool]) -> list[Route]:
         Route("GET", "/openapi.json", description, PROTOCOL),
         Route("GET", "/docs", docs, PROTOCOL, access="public"),
     ]
+    for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
+        found += [
+            Route("GET", f"{model}/openapi.json", model_description, OPEN_INFERENCE),
+            Route("GET", f"{model}/examples", model_examples, OPEN_INFERENCE),
+        ]
+    return found
+
+
+def _examples(workflows: Workflows, request: Request) -> tuple[Card, str, list[Example]]:
+    """The card of the model that the path names, the version if it names one, and examples."""
+    card = workflows.card(find(workflows, request, *request.params))
+    version = "".join(request.params[1:])
+    base = model_base(card, version)
+    return card, version, examples_of(card, base, version, place_of(request), request.limits.max_json_elements)

@@ -16,6 +16,7 @@ from workflows.tensors import Array
 __all__ = [
     "MAX_ID_CHARS",
     "MAX_TENSORS",
+    "RESERVED",
     "VERSION",
     "Infer",
     "Inferred",
@@ -28,7 +29,7 @@ __all__ = [
 VERSION: Final = "1"
 MAX_TENSORS: Final = 1024
 MAX_ID_CHARS: Final = 256
-_RESERVED: Final = frozenset(
+RESERVED: Final = frozenset(
     {
         "binary_data_size",
         "classification",
@@ -117,7 +118,7 @@ def own_parameters(parameters: Mapping[str, Any]) -> tuple[dict[str, Any], float
     if "content_type" in left:
         check_content_type(left.pop("content_type"))
     for parameter in left:
-        if parameter in _RESERVED:
+        if parameter in RESERVED:
             raise Unsupported(f"the parameter {parameter!r} is not supported", param=parameter)
     return left, timeout_s
 
