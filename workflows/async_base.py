@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import time
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import aclosing
 from functools import partial
@@ -23,6 +24,7 @@ from workflows.chunks import achunks, awhile_wanted
 from workflows.context import CallContext
 from workflows.deadlines import given_up
 from workflows.errors import NotReady, Unsupported, WorkflowError
+from workflows.executions import Execution
 from workflows.pump import pumped
 from workflows.side_loop import SideLoop
 
@@ -95,35 +97,51 @@ class AsyncInferenceWorkflow(BaseInferenceWorkflow[In, Out, Chunk]):
             raise
 
     @final
-    async def ainference(self, input_data: In | Any) -> Out:
-        """As `inference()`."""
+    async def ainference(self, input_data: In | Any, execution: Execution | None = None) -> Out:
+        """As `inference()`. Into `execution`, what it took is filled in as far as it came."""
         self._require_this_loop()
+        noted = Execution([0]) if execution is None else execution
+        came = time.monotonic()
         parsed = self._once_parsed(input_data)
         prepared = await _value(self.do_preprocessing(parsed))
+        began = time.monotonic()
+        noted.input_s = began - came
         output = await _value(self.do_run_model(prepared))
-        return cast("Out", await _value(self.do_postprocessing(parsed, output)))
+        ended = time.monotonic()
+        noted.model_s = ended - began
+        answer = await _value(self.do_postprocessing(parsed, output))
+        noted.output_s = time.monotonic() - ended
+        return cast("Out", answer)
 
     @final
     async def ainference_batch(
-        self, inputs: Sequence[In | Any], calls: Sequence[CallContext] | None = None
+        self,
+        inputs: Sequence[In | Any],
+        calls: Sequence[CallContext] | None = None,
+        executions: list[Execution] | None = None,
     ) -> list[Out | WorkflowError]:
         """As `inference_batch()`: all inputs at once, at most `concurrency` of them at a time."""
         self._require_this_loop()
         gate = asyncio.Semaphore(self.concurrency)
 
-        async def one(value: Any, call: CallContext) -> Out | WorkflowError:
+        async def one(place: int, value: Any, call: CallContext) -> Out | WorkflowError:
             async with gate:
                 late = given_up(call)
                 if late is not None:
                     return late
+                execution = Execution([place])
+                outcome: Out | WorkflowError
                 try:
                     with working_for(call):
-                        return await self.ainference(value)
+                        outcome = await self.ainference(value, execution)
                 except Exception as error:  # noqa: BLE001 - becomes this item's outcome
-                    return as_error(error, call.request_id)
+                    outcome = as_error(error, call.request_id)
+                if executions is not None and execution.model_s:
+                    executions.append(execution)
+                return outcome
 
         each = calls or [CallContext()] * len(inputs)
-        return list(await asyncio.gather(*(one(value, call) for value, call in zip(inputs, each, strict=True))))
+        return list(await asyncio.gather(*map(one, range(len(inputs)), inputs, each)))
 
     @final
     def astream(self, input_data: In | Any) -> AsyncGenerator[Chunk]:
@@ -179,8 +197,10 @@ class AsyncInferenceWorkflow(BaseInferenceWorkflow[In, Out, Chunk]):
     def _inference(self, input_data: Any) -> Out:
         return self._require_side().call(self.ainference, input_data)
 
-    def _inference_batch(self, inputs: Sequence[Any], calls: Sequence[CallContext]) -> list[Out | WorkflowError]:
-        return self._require_side().call(self.ainference_batch, inputs, calls)
+    def _inference_batch(
+        self, inputs: Sequence[Any], calls: Sequence[CallContext], executions: list[Execution]
+    ) -> list[Out | WorkflowError]:
+        return self._require_side().call(self.ainference_batch, inputs, calls, executions)
 
     def _stream(self, input_data: Any) -> Generator[Chunk]:
         yield from pumped(self._require_side(), partial(self.astream, input_data))

@@ -34,6 +34,7 @@ from workflows.chunks import chunks, while_wanted
 from workflows.context import CallContext
 from workflows.declared import adapter_of, json_schema, read_back
 from workflows.errors import InvalidInput, NotReady, Unsupported, WorkflowError
+from workflows.executions import Execution
 from workflows.generics import type_arguments
 from workflows.resources import Resources
 
@@ -193,15 +194,20 @@ class BaseInferenceWorkflow(ABC, Generic[In, Out, Chunk]):
 
     @final
     def inference_batch(
-        self, inputs: Sequence[In | Any], calls: Sequence[CallContext] | None = None
+        self,
+        inputs: Sequence[In | Any],
+        calls: Sequence[CallContext] | None = None,
+        executions: list[Execution] | None = None,
     ) -> list[Out | WorkflowError]:
         """One outcome per input, in order; an input's failure is a `WorkflowError` in its place and hurts no other.
 
         Inputs of different buckets, and more than `Batching` allows, run as several batches.
-        `calls` tells the hooks whom they work for; it is as long as `inputs`.
+        `calls` tells the hooks whom they work for; it is as long as `inputs`. To `executions`, what has run is added.
         """
         self._require_ready()
-        return self._inference_batch(inputs, calls or [CallContext()] * len(inputs))
+        return self._inference_batch(
+            inputs, calls or [CallContext()] * len(inputs), [] if executions is None else executions
+        )
 
     @final
     def stream(self, input_data: In | Any) -> Generator[Chunk]:
@@ -307,10 +313,12 @@ class BaseInferenceWorkflow(ABC, Generic[In, Out, Chunk]):
             output = self.do_run_model(self.do_preprocessing(parsed))
             return cast("Out", self.do_postprocessing(parsed, output))
 
-    def _inference_batch(self, inputs: Sequence[Any], calls: Sequence[CallContext]) -> list[Out | WorkflowError]:
+    def _inference_batch(
+        self, inputs: Sequence[Any], calls: Sequence[CallContext], executions: list[Execution]
+    ) -> list[Out | WorkflowError]:
         with self._one_hook:
             self._require_ready()
-            return run_batch(self, inputs, calls)
+            return run_batch(self, inputs, calls, executions)
 
     def _stream(self, input_data: Any) -> Generator[Chunk]:
         with self._one_hook:

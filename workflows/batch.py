@@ -9,6 +9,7 @@ postprocess         each alone
 from __future__ import annotations
 
 import logging
+import time
 import traceback
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from pydantic import ValidationError
 from workflows.context import CallContext, _current
 from workflows.deadlines import given_up
 from workflows.errors import WorkflowError
+from workflows.executions import Execution
 
 if TYPE_CHECKING:
     from workflows.base import BaseInferenceWorkflow
@@ -91,11 +93,18 @@ class working_for:  # a class rather than a generator: it is entered twice for e
 
 
 def run_batch(
-    workflow: BaseInferenceWorkflow[Any, Any, Any], inputs: Sequence[Any], calls: Sequence[CallContext]
+    workflow: BaseInferenceWorkflow[Any, Any, Any],
+    inputs: Sequence[Any],
+    calls: Sequence[CallContext],
+    executions: list[Execution],
 ) -> list[Any]:
-    """One output or WorkflowError per input, in order. The caller holds the workflow's one-hook lock."""
+    """One output or WorkflowError per input, in order. The caller holds the workflow's one-hook lock.
+
+    What has run is added to `executions`.
+    """
     outcomes: list[Any] = [None] * len(inputs)
     items: list[_Item] = []
+    came = time.monotonic()
     for index, (value, call) in enumerate(zip(inputs, calls, strict=True)):
         try:
             _require_wanted(call)
@@ -105,15 +114,26 @@ def run_batch(
                 items.append(_Item(index, call, parsed, workflow.do_preprocessing(parsed), load.cost, load.bucket))
         except Exception as error:  # noqa: BLE001 - becomes this item's outcome
             outcomes[index] = as_error(error, call.request_id)
+    input_s = (time.monotonic() - came) / max(1, len(inputs))
     together = workflow._defines("do_run_batch")
     limits = workflow.batch_limits
     for planned in _groups(items, limits.max_size, limits.max_cost):
         group = _wanted(planned, outcomes)  # again: those that ran before took their time
         if not group:
             continue
-        results = _run(workflow.do_run_batch, group, workflow.retry_safe) if together else _one_by_one(workflow, group)
+        ran: list[Execution] = []
+        if together:
+            results = _run(workflow.do_run_batch, group, ran, workflow.retry_safe)
+        else:
+            results = _one_by_one(workflow, group, ran)
+        answered = time.monotonic()
         for item, result in zip(group, results, strict=True):
             outcomes[item.index] = _finish(workflow, item, result)
+        output_s = (time.monotonic() - answered) / len(group)
+        for execution in ran:
+            execution.input_s = input_s * len(execution.members)
+            execution.output_s = output_s * len(execution.members)
+        executions += ran
     return outcomes
 
 
@@ -151,20 +171,23 @@ def _groups(items: list[_Item], max_size: int, max_cost: float | None) -> Iterat
         yield group
 
 
-def _one_by_one(workflow: BaseInferenceWorkflow[Any, Any, Any], group: list[_Item]) -> list[Any]:
+def _one_by_one(workflow: BaseInferenceWorkflow[Any, Any, Any], group: list[_Item], ran: list[Execution]) -> list[Any]:
     results: list[Any] = []
     for item in group:
         try:
             _require_wanted(item.call)
             with working_for(item.call):
+                began = time.monotonic()
                 results.append(workflow.do_run_model(item.prepared))
+                ran.append(Execution([item.index], model_s=time.monotonic() - began))
         except Exception as error:  # noqa: BLE001 - becomes this item's outcome
             results.append(as_error(error, item.call.request_id))
     return results
 
 
-def _run(run: Callable[[list[Any]], Any], group: list[_Item], split: bool) -> list[Any]:
+def _run(run: Callable[[list[Any]], Any], group: list[_Item], ran: list[Execution], split: bool) -> list[Any]:
     """Run a group; one that raises is halved, at the cost of at most 2 log2(n) further runs per culprit."""
+    began = time.monotonic()
     try:
         results = run([item.prepared for item in group])
     except Exception as error:  # noqa: BLE001 - becomes the outcome of whoever is found to cause it
@@ -173,12 +196,13 @@ def _run(run: Callable[[list[Any]], Any], group: list[_Item], split: bool) -> li
     if isinstance(results, Exception):
         if len(group) > 1 and split:
             half = len(group) // 2
-            return _run(run, group[:half], split) + _run(run, group[half:], split)
+            return _run(run, group[:half], ran, split) + _run(run, group[half:], ran, split)
         return [as_error(results, item.call.request_id) for item in group]
     if not isinstance(results, list) or len(results) != len(group):
         got = len(results) if isinstance(results, list) else type(results).__name__
         wrong = RuntimeError(f"do_run_batch must return a list of {len(group)} outcomes, got {got}")
         return [as_error(wrong, item.call.request_id) for item in group]
+    ran.append(Execution([item.index for item in group], model_s=time.monotonic() - began))
     return results
 
 
