@@ -12,6 +12,7 @@ from deployments.batch_curve import CurvePoint
 from deployments.client import Item, Outcome, Timing
 from deployments.config import WorkflowSettings
 from deployments.loading import collect_cycles
+from deployments.statistics import Counts, Meter
 from deployments.wire import plain, plain_chunk
 from workflows.async_base import AsyncInferenceWorkflow
 from workflows.base import Parsed
@@ -20,6 +21,7 @@ from workflows.card import Load
 from workflows.context import CallContext
 from workflows.deadlines import given_up
 from workflows.errors import Cancelled, DeadlineExceeded, NotReady, Overloaded
+from workflows.executions import Execution
 
 __all__ = ["AsyncDrive"]
 
@@ -40,8 +42,11 @@ class _Ticket:
 class AsyncDrive:
     """See `Runner`, which is its only user."""
 
-    def __init__(self, workflow: AsyncInferenceWorkflow[Any, Any, Any], settings: WorkflowSettings) -> None:
+    def __init__(
+        self, workflow: AsyncInferenceWorkflow[Any, Any, Any], settings: WorkflowSettings, counts: Counts
+    ) -> None:
         self._workflow = workflow
+        self._counts = counts
         self._max_queue = settings.max_queue
         self._slots = asyncio.Semaphore(workflow.concurrency)
         self._tasks: set[asyncio.Task[Outcome]] = set()
@@ -90,15 +95,17 @@ class AsyncDrive:
         call: CallContext,
         deliver: Callable[[Outcome], None],
         begun: Callable[[], None] | None = None,
+        since: float = 0.0,
+        came: float = 0.0,
     ) -> _Ticket:
         if len(self._tasks) >= self._workflow.concurrency + self._max_queue:
             raise Overloaded("the queue of this workflow is full")
-        task = asyncio.create_task(self._one(parsed, call, begun))
+        task = asyncio.create_task(self._one(parsed, call, begun, since, time.monotonic() - came))
         self._tasks.add(task)
         task.add_done_callback(partial(self._done, deliver))
         return _Ticket(task, call)
 
-    async def stream(self, item: Item) -> AsyncGenerator[list[Any]]:
+    async def stream(self, item: Item, meter: Meter) -> AsyncGenerator[list[Any]]:
         call = item.call
         begun = ended = False
         with working_for(call):
@@ -109,8 +116,11 @@ class AsyncDrive:
                 if late is not None:
                     raise late
                 begun = True
+                asked = time.monotonic()
+                if not meter.began:
+                    meter.began = asked
                 try:
-                    async with asyncio.timeout(call.seconds_left()) as limit:
+                    async with asyncio.timeout(None if call.deadline is None else call.deadline - asked) as limit:
                         with working_for(call):
                             chunk = await anext(chunks)
                 except StopAsyncIteration:
@@ -118,6 +128,8 @@ class AsyncDrive:
                     return
                 except TimeoutError as error:
                     raise _late(error, limit, begun=True) from error
+                finally:
+                    meter.model_s += time.monotonic() - asked
                 yield [plain_chunk(chunk)]
         finally:
             if not ended:
@@ -132,11 +144,14 @@ class AsyncDrive:
         await self.drain(streams_ended)
         await self._workflow.ateardown()
 
-    async def _one(self, parsed: Parsed, call: CallContext, begun: Callable[[], None] | None) -> Outcome:
+    async def _one(
+        self, parsed: Parsed, call: CallContext, begun: Callable[[], None] | None, since: float, parse_s: float
+    ) -> Outcome:
         arrived = time.monotonic()
         began: float | None = None
         output: Any = None
         error: Exception | None = None
+        execution = Execution([0])
         try:
             async with asyncio.timeout(call.seconds_left()) as limit, self._slots:
                 began = time.monotonic()
@@ -146,7 +161,7 @@ class AsyncDrive:
                 self.running += 1
                 try:
                     with working_for(call):
-                        output = plain(await self._workflow.ainference(parsed))
+                        output = plain(await self._workflow.ainference(parsed, execution))
                 finally:
                     self.running -= 1
         except TimeoutError as raised:
@@ -160,6 +175,10 @@ class AsyncDrive:
         except Exception as raised:  # noqa: BLE001 - whatever it is, it becomes this item's outcome
             error = raised
         now = time.monotonic()
+        if error is None and began is not None:
+            self._counts.answered_alone(execution, since, parse_s, began, now)
+        elif execution.model_s:  # the failure itself is counted where it is delivered
+            self._counts.executed(execution, 0, 0.0)
         timing = Timing(now - arrived) if began is None else Timing(began - arrived, now - began, 1)
         return Outcome(output, None if error is None else as_error(error, call.request_id), timing)
 

@@ -51,7 +51,8 @@ class _Bucket:
 class Entrant:
     """One item in the queue or in the running batch. `deliver` is called once, on the batcher's loop.
 
-    `begun` is called before it runs, if it does.
+    `begun` is called before it runs, if it does. `since` and `came` are for who counts: when the item came to the first
+    who waited for it, and when to this replica.
     """
 
     input_data: Any
@@ -59,6 +60,8 @@ class Entrant:
     load: Load
     deliver: Callable[[Outcome], None]
     begun: Callable[[], None] | None = None
+    since: float = 0.0
+    came: float = 0.0
     arrived: float = 0.0
     number: int = 0
     bucket: _Bucket | None = None

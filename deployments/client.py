@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from deployments.standing import Standing
+from deployments.statistics import Statistics
 from workflows.card import Card
 from workflows.context import CallContext
 from workflows.errors import WorkflowError
@@ -17,12 +18,16 @@ from workflows.errors import WorkflowError
 __all__ = ["Item", "Outcome", "Timing", "WorkflowClient"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that would double what it costs to make one
 class Item:
-    """One input on its way to a workflow, with the call it belongs to."""
+    """One input on its way to a workflow, with the call it belongs to; for reading only.
+
+    `since` is when it came to whoever sends it, as a reading of `time.monotonic()` of this process; 0 means now.
+    """
 
     input_data: Any
     call: CallContext
+    since: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,5 +104,12 @@ class WorkflowClient(Protocol):
             NotReady: No replica runs, or a setup has failed: that replica stays unloaded, for the reason told.
             DeadlineExceeded: A setup takes longer; it goes on.
             ReplicaLost: A replica is stopping, or did not answer.
+        """
+        ...
+
+    async def statistics(self) -> Statistics:
+        """What the running replicas have counted since each was started, summed up; nothing where none runs.
+
+        Raises the error tree where one does not answer.
         """
         ...

@@ -8,6 +8,7 @@ from typing import Any
 from deployments.client import Item, Outcome
 from deployments.runner import Runner
 from deployments.standing import Standing
+from deployments.statistics import Statistics
 from workflows.card import Card
 
 __all__ = ["LocalClient"]
@@ -39,3 +40,6 @@ class LocalClient:
 
     async def load(self, timeout_s: float) -> list[Standing]:
         return [await self._runner.load(timeout_s)]
+
+    async def statistics(self) -> Statistics:
+        return self._runner.statistics()

@@ -19,6 +19,7 @@ from ray.serve.schema import ApplicationStatusOverview
 from deployments.client import Item, Outcome
 from deployments.lanes.address import LaneAddress
 from deployments.standing import Standing
+from deployments.statistics import Statistics
 from deployments.wire import PlainError, PlainStanding, decode_error, decode_outcome, encode_item
 from workflows.card import Card
 from workflows.errors import (
@@ -132,6 +133,21 @@ class RayClient:
         except Exception as error:
             raise translate(error) from error
         return [Standing(*fields) for fields in answers if not isinstance(fields, BaseException)]
+
+    async def statistics(self) -> Statistics:
+        """As `WorkflowClient.statistics`, of the replicas that the handle knows of."""
+        whole = Statistics()
+        try:
+            told = self._handle.broadcast("statistics")
+            for plain in await told.results_async(timeout_s=TELL_TIMEOUT_S):
+                whole.merge(Statistics.of_plain(plain))
+        except TimeoutError:
+            raise DeadlineExceeded("a replica did not answer in time") from None
+        except serve_errors.DeploymentUnavailableError:
+            return whole  # none runs
+        except Exception as error:
+            raise translate(error) from error
+        return whole
 
     async def unload(self, timeout_s: float) -> list[Standing]:
         return await self._change("unload", timeout_s)

@@ -19,6 +19,7 @@ from deployments.client import Item, Outcome
 from deployments.config import WorkflowSettings
 from deployments.loading import Loading
 from deployments.standing import Standing
+from deployments.statistics import Counts, Meter, Statistics
 from deployments.threaded_drive import ThreadedDrive
 from workflows.async_base import AsyncInferenceWorkflow
 from workflows.base import BaseInferenceWorkflow, Parsed
@@ -26,7 +27,7 @@ from workflows.batch import as_error
 from workflows.card import BatchCost, Card, Load
 from workflows.context import CallContext
 from workflows.deadlines import given_up
-from workflows.errors import NotReady, Overloaded, WorkflowError
+from workflows.errors import Cancelled, NotReady, Overloaded, WorkflowError
 
 __all__ = ["Figures", "Runner", "Taken"]
 
@@ -81,11 +82,12 @@ class Runner:
         self._name = name
         self._summary = summary
         self._settings = settings or WorkflowSettings()
+        self._counts = Counts()
         self._drive: ThreadedDrive | AsyncDrive
         if isinstance(workflow, AsyncInferenceWorkflow):
-            self._drive = AsyncDrive(workflow, self._settings)
+            self._drive = AsyncDrive(workflow, self._settings, self._counts)
         else:
-            self._drive = ThreadedDrive(workflow, self._settings, stuck_after_s)
+            self._drive = ThreadedDrive(workflow, self._settings, stuck_after_s, self._counts)
         self._card: Card | None = None
         self._tickets: dict[str, set[Ticket]] = {}
         self._streams = 0
@@ -143,7 +145,7 @@ class Runner:
         Args:
             begun: Gets the index of an item before the model sees it.
         """
-        taken = Taken(self._tickets)
+        taken = Taken(self._tickets, self._counts)
         for index, item in enumerate(items):
             self._take(index, item, taken, deliver, begun)
         return taken
@@ -163,27 +165,29 @@ class Runner:
 
     async def stream(self, item: Item) -> AsyncGenerator[list[Any]]:
         """See `WorkflowClient.stream`."""
-        if not self._loading.serves:
-            raise self._loading.refusal()
-        if self._streams >= self._settings.max_streams:
-            raise Overloaded("too many open streams on this workflow")
-        late = given_up(item.call)
-        if late is not None:
-            raise late
-        self._streams += 1
-        self._no_streams.clear()
+        since = item.since or time.monotonic()
+        meter = Meter()
+        error: WorkflowError | None = Cancelled()  # what it is that nobody reads to its end
         try:
-            async with aclosing(self._drive.stream(item)) as groups:
-                async for group in groups:
-                    yield group
-        except WorkflowError:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, the stream ends with it
-            raise as_error(error, item.call.request_id) from None  # it is in the log already
+            self._open(item.call)
+            try:
+                async with aclosing(self._drive.stream(item, meter)) as groups:
+                    async for group in groups:
+                        yield group
+            finally:
+                self._streams -= 1
+                if not self._streams:
+                    self._no_streams.set()
+            error = None
+        except Exception as raised:  # noqa: BLE001 - whatever it is, the stream ends with it
+            error = as_error(raised, item.call.request_id)
+            raise error from None  # it is in the log already
         finally:
-            self._streams -= 1
-            if not self._streams:
-                self._no_streams.set()
+            ended = time.monotonic()
+            if error is None:
+                self._counts.streamed(since, meter, ended)
+            else:
+                self._counts.failed(error, ended - since)
 
     async def inference(self, input_data: Any) -> Any:
         """One input's answer as the workflow's own output type. Raises the error tree."""
@@ -213,6 +217,10 @@ class Runner:
         if items > 0 and len(self._expected) < MAX_CALLERS:
             self._expected[caller] = (min(items, MAX_EXPECTED), time.monotonic() + EXPECTED_S)
 
+    def statistics(self) -> Statistics:
+        """What has been answered here so far."""
+        return self._counts.statistics()
+
     def figures(self) -> Figures:
         self._forget_callers()
         if self._loading.away:
@@ -240,6 +248,18 @@ class Runner:
         """Whether running an input twice does no harm."""
         return self._workflow.retry_safe
 
+    def _open(self, call: CallContext) -> None:
+        """Take a stream in, or raise why not."""
+        if not self._loading.serves:
+            raise self._loading.refusal()
+        if self._streams >= self._settings.max_streams:
+            raise Overloaded("too many open streams on this workflow")
+        late = given_up(call)
+        if late is not None:
+            raise late
+        self._streams += 1
+        self._no_streams.clear()
+
     def _describe(self) -> None:
         self._card = self._workflow.card(self._name, self._summary)
 
@@ -251,6 +271,8 @@ class Runner:
     def _take(self, index: int, item: Item, taken: Taken, deliver: Deliver, begun: Begun | None) -> None:
         """Queue one item; a refusal is delivered at once."""
         call = item.call
+        came = time.monotonic()
+        since = item.since or came
         try:
             if not self._loading.serves:
                 raise self._loading.refusal()
@@ -259,20 +281,24 @@ class Runner:
                 raise late
             parsed = self._workflow.parse_input(item.input_data)
             load: Load = self._workflow.load_of(parsed)
-            done = partial(taken.done, index, deliver)
+            done = partial(taken.done, index, deliver, since)
             begins = None if begun is None else partial(begun, index)
-            taken.add(index, call.request_id, self._drive.take(Parsed(parsed), load, call, done, begins))
-        except Exception as error:  # noqa: BLE001 - whatever it is, it becomes this item's outcome
-            deliver(index, Outcome(error=as_error(error, call.request_id)))
+            ticket = self._drive.take(Parsed(parsed), load, call, done, begins, since, came)
+            taken.add(index, call.request_id, ticket)
+        except Exception as raised:  # noqa: BLE001 - whatever it is, it becomes this item's outcome
+            error = as_error(raised, call.request_id)
+            self._counts.failed(error, time.monotonic() - since)
+            deliver(index, Outcome(error=error))
 
 
 class Taken:
     """The items of one call that are still here."""
 
-    __slots__ = ("_by_request", "_tickets")
+    __slots__ = ("_by_request", "_counts", "_tickets")
 
-    def __init__(self, by_request: dict[str, set[Ticket]]) -> None:
+    def __init__(self, by_request: dict[str, set[Ticket]], counts: Counts) -> None:
         self._by_request = by_request
+        self._counts = counts
         self._tickets: dict[int, tuple[str, Ticket]] = {}
 
     def drop(self) -> None:
@@ -284,7 +310,9 @@ class Taken:
         self._tickets[index] = (request_id, ticket)
         self._by_request.setdefault(request_id, set()).add(ticket)
 
-    def done(self, index: int, deliver: Deliver, outcome: Outcome) -> None:
+    def done(self, index: int, deliver: Deliver, since: float, outcome: Outcome) -> None:
+        if outcome.error is not None:
+            self._counts.failed(outcome.error, time.monotonic() - since)
         request_id, ticket = self._tickets.pop(index)
         of_request = self._by_request[request_id]
         of_request.discard(ticket)

@@ -14,6 +14,7 @@ from deployments.batcher import Batcher, Entrant
 from deployments.client import Item, Outcome
 from deployments.config import WorkflowSettings
 from deployments.loading import collect_cycles
+from deployments.statistics import Counts, Meter
 from deployments.threads import ModelThread
 from deployments.wire import plain, plain_chunk
 from workflows.base import BaseInferenceWorkflow, Parsed
@@ -22,6 +23,7 @@ from workflows.card import Load
 from workflows.context import CallContext
 from workflows.deadlines import given_up
 from workflows.errors import ReplicaLost, WorkflowError
+from workflows.executions import Execution
 
 __all__ = ["ThreadedDrive"]
 
@@ -50,9 +52,14 @@ class ThreadedDrive:
     """See `Runner`, which is its only user."""
 
     def __init__(
-        self, workflow: BaseInferenceWorkflow[Any, Any, Any], settings: WorkflowSettings, stuck_after_s: float
+        self,
+        workflow: BaseInferenceWorkflow[Any, Any, Any],
+        settings: WorkflowSettings,
+        stuck_after_s: float,
+        counts: Counts,
     ) -> None:
         self._workflow = workflow
+        self._counts = counts
         self._stuck_after_s = stuck_after_s
         self._may_be_busy_s = stuck_after_s
         self._thread = ModelThread("model")
@@ -110,19 +117,20 @@ class ThreadedDrive:
         call: CallContext,
         deliver: Callable[[Outcome], None],
         begun: Callable[[], None] | None = None,
+        since: float = 0.0,
+        came: float = 0.0,
     ) -> _Ticket:
-        entrant = Entrant(parsed, call, load, deliver, begun)
+        entrant = Entrant(parsed, call, load, deliver, begun, since, came)
         self._batcher.submit(entrant)
         return _Ticket(self._batcher, entrant)
 
-    async def stream(self, item: Item) -> AsyncGenerator[list[Any]]:
+    async def stream(self, item: Item, meter: Meter) -> AsyncGenerator[list[Any]]:
         call = item.call
         chunks = self._workflow.stream(item.input_data)
-        first, ended = True, False
+        ended = False
         try:
             while not ended:
-                made, error, ended = await self._thread.run(partial(self._step, chunks, call, first))
-                first = False
+                made, error, ended = await self._thread.run(partial(self._step, chunks, call, meter))
                 if made:
                     yield made
                 if error is not None:
@@ -177,25 +185,59 @@ class ThreadedDrive:
             self._thread.stop()
 
     async def _run(self, batch: list[Entrant]) -> list[Outcome]:
-        return await self._thread.run(partial(self._run_here, batch))
+        outcomes, executions, began = await self._thread.run(partial(self._run_here, batch))
+        self._count(batch, outcomes, executions, began)
+        return outcomes
 
-    def _run_here(self, batch: list[Entrant]) -> list[Outcome]:
+    def _run_here(self, batch: list[Entrant]) -> tuple[list[Outcome], list[Execution], float]:
         """On the model thread; answers become plain data here, to keep the event loop free."""
-        outcomes = self._workflow.inference_batch([e.input_data for e in batch], [e.call for e in batch])
-        return [_told(outcome, entrant.call) for outcome, entrant in zip(outcomes, batch, strict=True)]
+        began = time.monotonic()
+        executions: list[Execution] = []
+        outputs = self._workflow.inference_batch([e.input_data for e in batch], [e.call for e in batch], executions)
+        answered = time.monotonic()
+        outcomes = [_told(output, entrant.call) for output, entrant in zip(outputs, batch, strict=True)]
+        told_s = (time.monotonic() - answered) / len(batch)
+        for execution in executions:
+            execution.output_s += told_s * len(execution.members)
+        return outcomes, executions, began
+
+    def _count(self, batch: list[Entrant], outcomes: list[Outcome], executions: list[Execution], began: float) -> None:
+        """What has been answered; failures are counted where they are delivered, like those that never ran."""
+        count = 0
+        since = parse_s = 0.0
+        for entrant, outcome in zip(batch, outcomes, strict=True):
+            if outcome.error is None and not entrant.settled:
+                count += 1
+                since += entrant.since
+                parse_s += entrant.arrived - entrant.came
+        if count:
+            self._counts.answered(count, since, parse_s, began, time.monotonic())
+        if len(executions) == 1:
+            self._counts.executed(executions[0], count, parse_s)
+            return
+        for execution in executions:
+            places = [
+                place for place in execution.members if outcomes[place].error is None and not batch[place].settled
+            ]
+            parse_s = sum([batch[place].arrived - batch[place].came for place in places])
+            self._counts.executed(execution, len(places), parse_s)
 
     def _step(
-        self, chunks: Generator[Any], call: CallContext, first: bool
+        self, chunks: Generator[Any], call: CallContext, meter: Meter
     ) -> tuple[list[Any], WorkflowError | None, bool]:
         """On the model thread: the next chunks, an error that came after them, and whether that was all.
 
         The first chunk goes out alone, and at once.
         """
+        first = not meter.began
         late = given_up(call, begun=not first)
         if late is not None:
             return [], late, True
         made: list[Any] = []
-        until = time.monotonic() + SLICE_S
+        began = time.monotonic()
+        if first:
+            meter.began = began
+        until = began + SLICE_S
         try:
             with working_for(call):
                 for chunk in chunks:
@@ -205,6 +247,8 @@ class ThreadedDrive:
             return made, None, True
         except Exception as error:  # noqa: BLE001 - whatever it is, the stream ends with it
             return made, as_error(error, call.request_id), True
+        finally:
+            meter.model_s += time.monotonic() - began
 
 
 def _release(workflow: BaseInferenceWorkflow[Any, Any, Any]) -> None:

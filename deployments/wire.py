@@ -1,7 +1,7 @@
 """What crosses to a replica and back: tuples of plain data (`workflows.plain`), that is JSON types, bytes and numpy arrays.
 
-Deadlines travel as seconds left, because two machines share no clock. Errors travel as values, by code: a Ray
-exception would carry paths, pids and addresses in its text, and be logged as a crash of the replica.
+Deadlines travel as seconds left, and arrivals as seconds since, because two machines share no clock. Errors travel as
+values, by code: a Ray exception would carry paths, pids and addresses in its text, and be logged as a crash of the replica.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = [
     "plain_chunk",
 ]
 
-PlainItem = tuple[Any, str, float | None, str | None, int, str | None, str | None]
+PlainItem = tuple[Any, str, float | None, str | None, int, str | None, str | None, float]
 PlainError = tuple[str, str, str | None, float | None, bool]
 PlainOutcome = tuple[Any, PlainError | None, float, float, int]
 PlainStanding = tuple[str, int, LoadState, str]
@@ -36,22 +36,26 @@ _BY_NAME: Final = {kind.__name__: kind for kind in error_types() if kind.__modul
 
 
 def encode_item(item: Item) -> PlainItem:
-    call = item.call
+    call, now = item.call, time.monotonic()
     return (
         item.input_data,
         call.request_id,
-        call.seconds_left(),
+        None if call.deadline is None else call.deadline - now,
         call.key_id,
         call.priority,
         call.session_id,
         call.traceparent,
+        now - item.since if item.since else 0.0,
     )
 
 
 def decode_item(wire: PlainItem) -> Item:
-    input_data, request_id, seconds_left, key_id, priority, session_id, traceparent = wire
-    deadline = None if seconds_left is None else time.monotonic() + seconds_left
-    return Item(input_data, CallContext(request_id, deadline, key_id, priority, session_id, traceparent))
+    input_data, request_id, seconds_left, key_id, priority, session_id, traceparent, waited_s = wire
+    now = time.monotonic()
+    deadline = None if seconds_left is None else now + seconds_left
+    return Item(
+        input_data, CallContext(request_id, deadline, key_id, priority, session_id, traceparent), now - waited_s
+    )
 
 
 def encode_error(error: WorkflowError) -> PlainError:

@@ -196,6 +196,9 @@ class WorkflowDeployment:
             error = encode_error(raised)
         return _plain(self._runner.standing), error
 
+    async def statistics(self) -> dict[str, Any]:
+        return self._runner.statistics().plain()
+
     async def envelope(self, items: list[PlainItem]) -> AsyncGenerator[list[tuple[int, PlainOutcome]]]:
         async with aclosing(self._runner.submit([decode_item(item) for item in items])) as groups:
             async for group in groups:

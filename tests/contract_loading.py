@@ -1,4 +1,4 @@
-"""The rules of `tests.contract` about workflows that are taken out of memory and back. `RULES` holds all of both."""
+"""The rules of `tests.contract` about workflows that are taken out of memory and back."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ import pytest
 
 from deployments.client import Item, WorkflowClient
 from deployments.standing import Standing
-from tests.contract import PATIENCE_S, RULES, Place, all_of, collect, error_of, numbers, read, rule
+from tests.contract import PATIENCE_S, Place, all_of, collect, error_of, numbers, read, rule
 from workflows import CallContext
 from workflows.errors import DeadlineExceeded, Unloaded
-
-__all__ = ["RULES"]
 
 
 @rule("sync", "async")

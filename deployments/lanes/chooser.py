@@ -20,6 +20,7 @@ from deployments.lanes.address import LaneAddress
 from deployments.lanes.client import Lane, LaneRefused
 from deployments.lanes.frames import WIRE_VERSION
 from deployments.standing import Standing, newer
+from deployments.statistics import Statistics
 from workflows.card import Card
 
 __all__ = ["LaneChooser"]
@@ -131,6 +132,9 @@ class LaneChooser:
         standings = await self._handle.load(timeout_s)
         self.hear(standings)
         return standings
+
+    async def statistics(self) -> Statistics:
+        return await self._handle.statistics()
 
     def _least_busy(self) -> Lane | None:
         """The lane to take; None for the handle."""

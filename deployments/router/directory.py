@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from deployments.router.dispatch import Dispatcher
+from deployments.statistics import Statistics
 from workflows.card import Card
 from workflows.errors import ModelNotFound
 
@@ -41,6 +42,12 @@ class Entry:
     replicas: int = 0
     lanes: int = 0
     wake: Callable[[], None] = _sleep_on
+
+    async def statistics(self) -> Statistics:
+        """See `WorkflowClient.statistics`; with what this router, and no other one, has given up by itself."""
+        whole = await self.dispatcher.client.statistics()
+        whole.merge(self.dispatcher.counts.statistics())
+        return whole
 
     async def unload(self, timeout_s: float) -> None:
         """See `WorkflowClient.unload`, which says what this raises; this entry says so from then on."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -26,11 +27,12 @@ import numpy as np
 
 from deployments.client import Item, Outcome, Timing, WorkflowClient
 from deployments.router.alarms import SHORT_S, alarm_at
+from deployments.statistics import Counts
 from workflows.batch import as_error
 from workflows.card import Card
 from workflows.context import CallContext
 from workflows.deadlines import given_up
-from workflows.errors import DeadlineExceeded, Overloaded, ReplicaLost, Unloaded, WorkflowError
+from workflows.errors import Cancelled, DeadlineExceeded, Overloaded, ReplicaLost, Unloaded, WorkflowError
 
 __all__ = ["Dispatcher"]
 
@@ -73,6 +75,9 @@ class Dispatcher:
         client: Where the workflow is.
         max_queue: Requests that may wait here; one more is refused. May be changed while running.
         observe: Told where each item's time went.
+
+    Attributes:
+        counts: What was given up here: refused, lost, or too late before it was sent. Replicas count the rest.
     """
 
     def __init__(
@@ -80,6 +85,7 @@ class Dispatcher:
     ) -> None:
         self.client = client
         self.max_queue = max_queue
+        self.counts = Counts()
         self._observe = observe
         self._retry_safe = False
         self._max_calls = CALLS_PER_REPLICA
@@ -120,9 +126,9 @@ class Dispatcher:
     async def inference(self, input_data: Any, call: CallContext) -> Any:
         """Plain input to plain output. Raises the error tree; cancelling it drops the request if it has not started."""
         if len(self._waiting) >= self.max_queue or (self._room is not None and self._taken >= self._room):
-            raise Overloaded("too many requests are waiting for this workflow")
+            raise self._given_up(Overloaded("too many requests are waiting for this workflow"))
         loop = asyncio.get_running_loop()
-        pending = _Pending(Item(input_data, call), loop.create_future())
+        pending = _Pending(Item(input_data, call, time.monotonic()), loop.create_future())
         left = call.seconds_left()
         alarm = None
         if left is not None:
@@ -133,6 +139,8 @@ class Dispatcher:
         try:
             return await pending.answer
         except asyncio.CancelledError:
+            if pending.call is None and pending.answer.cancelled():
+                self._given_up(Cancelled(), pending.item.since)
             self._drop(pending)
             raise
         finally:
@@ -143,23 +151,24 @@ class Dispatcher:
     async def stream(self, input_data: Any, call: CallContext) -> AsyncGenerator[list[Any]]:
         """Plain input to groups of plain chunks. Raises the error tree; close it (`aclose`) when the caller leaves."""
         if self._streams >= self.max_queue:
-            raise Overloaded("too many streams are open on this workflow")
+            raise self._given_up(Overloaded("too many streams are open on this workflow"))
         late = given_up(call)
         if late is not None:
-            raise late
+            raise self._given_up(late)
         self._streams += 1
+        since = time.monotonic()
         try:
             for attempt in range(1, REFUSALS + 1):
                 begun = False
                 try:
-                    async with aclosing(self.client.stream(Item(input_data, call))) as groups:
+                    async with aclosing(self.client.stream(Item(input_data, call, since))) as groups:
                         async for group in groups:
                             begun = True
                             yield group
                     return
                 except (ReplicaLost, Unloaded) as lost:
                     if begun or not self._may_retry(call, lost, attempt):
-                        raise
+                        raise self._given_up(lost, since) from None
                 except WorkflowError:
                     raise
                 except Exception as error:
@@ -203,7 +212,7 @@ class Dispatcher:
             if pending.answer.done():
                 continue
             if late is not None:  # its alarm is late, too
-                pending.answer.set_exception(late)
+                self._end(pending, late)
                 continue
             pending.attempts += 1
             envelope.append(pending)
@@ -252,7 +261,7 @@ class Dispatcher:
             return
         for pending in left:
             # Each its own: an exception that several tasks raise would collect all their tracebacks.
-            pending.answer.set_exception(copy(error))
+            self._end(pending, copy(error))
 
     def _lost(self, travellers: list[_Pending], error: ReplicaLost | Unloaded) -> None:
         """Back to the head of the queue if they may be tried again."""
@@ -265,7 +274,7 @@ class Dispatcher:
                 pending.call = None
                 again.append(pending)
             else:
-                pending.answer.set_exception(copy(error))
+                self._end(pending, copy(error))
         self._waiting.extendleft(reversed(again))
         if again:
             self._pump_soon()
@@ -279,11 +288,23 @@ class Dispatcher:
             return False
         return attempts < ATTEMPTS and self._retry_safe if error.may_have_run else attempts < REFUSALS
 
+    def _end(self, pending: _Pending, error: WorkflowError) -> None:
+        """Answer with an error that no replica has counted."""
+        pending.answer.set_exception(self._given_up(error, pending.item.since))
+
+    def _given_up(self, error: WorkflowError, since: float | None = None) -> WorkflowError:
+        self.counts.given_up(error, 0.0 if since is None else time.monotonic() - since)
+        return error
+
     # ---- callers who leave ----------------------------------------------------------------------------------------------
 
     def _expire(self, pending: _Pending) -> None:
         if not pending.answer.done():
-            pending.answer.set_exception(DeadlineExceeded(may_have_run=pending.attempts > 0))
+            error = DeadlineExceeded(may_have_run=pending.attempts > 0)
+            if pending.call is None:
+                self._end(pending, error)
+            else:
+                pending.answer.set_exception(error)  # the replica counts it, when it hears that nobody waits
             self._drop(pending)
 
     def _drop(self, pending: _Pending) -> None:

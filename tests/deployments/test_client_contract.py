@@ -11,7 +11,7 @@ import uvloop
 from deployments.local import LocalClient
 from deployments.runner import Figures, Runner
 from tests.contract import DEPLOYMENTS, Place, Rule
-from tests.contract_loading import RULES
+from tests.contract_rules import RULES
 from tests.deployments.lane_ends import lane_to
 
 

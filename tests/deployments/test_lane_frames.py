@@ -28,7 +28,7 @@ from deployments.lanes.frames import (
 from tests.bits import EVERY_BFLOAT16, arrays_of
 from workflows.tensors import BFLOAT16
 
-ABOUT = ("request", 1.5, "key", 0, None, None)
+ABOUT = ("request", 1.5, "key", 0, None, None, 0.25)
 dtypes = (
     hnp.scalar_dtypes().filter(lambda dtype: dtype.kind in "biufc")
     | hnp.unicode_string_dtypes(max_len=5)

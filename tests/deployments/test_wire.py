@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from typing import Any
 
 import numpy as np
@@ -92,13 +93,22 @@ def test_bfloat16_comes_back_bit_by_bit(protocol: int) -> None:
 
 
 def test_time_left_survives_and_clocks_do_not_matter() -> None:
-    wire = (1, "id", 5.0, None, 0, None, None)
+    wire = (1, "id", 5.0, None, 0, None, None, 0.0)
     left = decode_item(wire).call.seconds_left()
     assert left is not None
     assert 4.9 < left <= 5.0
-    left = encode_item(decode_item((1, "id", -1.0, None, 0, None, None)))[2]
+    left = encode_item(decode_item((1, "id", -1.0, None, 0, None, None, 0.0)))[2]
     assert left is not None
     assert left <= -1.0
+
+
+def test_how_long_an_item_has_waited_survives_and_what_was_never_said_is_now() -> None:
+    wire = encode_item(Item(1, CallContext(), time.monotonic() - 5.0))
+    assert 5.0 <= wire[7] < 6.0
+    told, untold = decode_item(wire), decode_item(encode_item(Item(1, CallContext())))
+    now = time.monotonic()
+    assert 5.0 <= now - told.since < 6.0
+    assert 0.0 <= now - untold.since < 1.0
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from ray import serve
 from deployments.app import workflow
 from deployments.ray_client import RayClient
 from tests.contract import DEPLOYMENTS, Place
-from tests.contract_loading import RULES
+from tests.contract_rules import RULES
 from tests.ray.cluster import Cluster
 
 

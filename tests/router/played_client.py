@@ -15,6 +15,7 @@ import pytest
 from deployments.client import Item, Outcome, Timing
 from deployments.router.dispatch import CALLS_PER_REPLICA, Dispatcher
 from deployments.standing import Standing
+from deployments.statistics import Statistics
 from workflows.card import Card
 from workflows.context import CallContext
 from workflows.errors import (
@@ -32,6 +33,7 @@ class Sent:
 
     inputs: list[Any]
     calls: list[CallContext]
+    items: Sequence[Item] = ()
     closed: bool = False
     _events: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
 
@@ -75,7 +77,7 @@ class PlayedClient:
         self.told_waiting: list[float] = []
 
     async def submit(self, items: Sequence[Item]) -> AsyncGenerator[Group]:
-        sent = Sent([item.input_data for item in items], [item.call for item in items])
+        sent = Sent([item.input_data for item in items], [item.call for item in items], items)
         self.sent.append(sent)
         async with aclosing(sent.play()) as groups:
             async for group in groups:
@@ -101,6 +103,9 @@ class PlayedClient:
         raise NotImplementedError
 
     async def load(self, timeout_s: float) -> list[Standing]:
+        raise NotImplementedError
+
+    async def statistics(self) -> Statistics:
         raise NotImplementedError
 
     @property

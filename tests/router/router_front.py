@@ -22,6 +22,7 @@ from deployments.router.edge import Edge
 from deployments.router.keys import Keys
 from deployments.router.metrics import Metrics
 from deployments.standing import Standing
+from deployments.statistics import Statistics
 from workflows.card import Card, Signature, TensorSpec
 from workflows.context import CallContext
 from workflows.errors import WorkflowError
@@ -80,6 +81,9 @@ class ScriptedClient:
         raise NotImplementedError
 
     async def load(self, timeout_s: float) -> list[Standing]:
+        raise NotImplementedError
+
+    async def statistics(self) -> Statistics:
         raise NotImplementedError
 
 

@@ -11,7 +11,7 @@ from deployments.router.directory import Entry, State
 from deployments.router.dispatch import Dispatcher
 from deployments.runner import Runner
 from workflows import BaseInferenceWorkflow, CallContext, Card
-from workflows.errors import Unloaded
+from workflows.errors import Overloaded, Unloaded
 
 PATIENCE_S = 20.0
 
@@ -74,3 +74,14 @@ async def test_what_serve_says_is_not_talked_over(entry: Entry, state: State) ->
     assert entry.state == state
     await entry.load(PATIENCE_S)
     assert entry.state == state
+
+
+async def test_what_is_counted_is_the_replicas_and_this_routers(entry: Entry) -> None:
+    assert await ask(entry) == 7
+    entry.dispatcher.max_queue = 0
+    with pytest.raises(Overloaded):
+        await ask(entry)
+    for _ in range(2):  # to ask changes nothing
+        found = await entry.statistics()
+        assert (found.inference_count, found.execution_count) == (1, 1)
+        assert {code: failure.count for code, failure in found.failures.items()} == {"overload": 1}
