@@ -20,6 +20,7 @@ from deployments.router.metrics import Metrics
 from deployments.router.request import Request
 from deployments.router.sse import END_MARK, json_event, send_events
 from deployments.router.watch import Watch
+from deployments.statistics import Statistics
 from workflows.card import Card
 from workflows.context import CallContext
 from workflows.errors import InvalidInput, ModelNotFound, NotReady, Unsupported, WorkflowError
@@ -132,6 +133,11 @@ class Workflows:
         left = self.stream_seconds(caller)
         with Watch(left + GRACE_S, caller.receive):
             await entry.unload(left)
+
+    async def statistics(self, caller: Caller, entry: Entry) -> Statistics:
+        """What a workflow's replicas have done. Raises NotReady where none runs."""
+        with Watch(_seconds(caller, caller.limits.deadline_s) + GRACE_S, caller.receive):
+            return await entry.statistics()
 
     def stream_seconds(self, caller: Caller, at_most_s: float | None = None) -> float:
         """How long a stream of this caller may take."""

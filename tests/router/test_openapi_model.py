@@ -139,7 +139,7 @@ async def test_it_has_the_models_own_routes_and_no_others(base: str) -> None:
     front, name = house(), base.split("/")[3]
     document = await described(base, front)
     kinds = {"chat": ["generate", "generate_stream"], "whole": ["generate"]}
-    routes = {base: "get", **{f"{base}/{route}": "get" for route in ("ready", "openapi.json", "examples")}}
+    routes = {base: "get", **{f"{base}/{route}": "get" for route in ("ready", "stats", "openapi.json", "examples")}}
     routes |= {f"{base}/{route}": "post" for route in ["infer", *kinds.get(name, [])]}
     routes |= {f"/v1/workflows/{name}/{way}": "post" for way in ("inference", *(["stream"] if name == "chat" else []))}
     assert {path: method for path, item in document["paths"].items() for method in item} == routes

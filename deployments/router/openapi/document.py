@@ -17,6 +17,7 @@ from deployments.router.protocols.open_inference.examples import Example
 from deployments.router.protocols.open_inference.metadata import own_version
 from deployments.router.protocols.open_inference.model_description import one_model_paths
 from deployments.router.protocols.open_inference.repository_description import repository_paths, repository_schemas
+from deployments.router.protocols.open_inference.statistics_description import statistics_paths, statistics_schemas
 from deployments.router.protocols.operations_description import operation_paths
 from workflows.card import Card
 
@@ -34,8 +35,14 @@ def document(entries: Iterable[Entry], *, keyed: bool) -> Json:
     """The API as these workflows make it. `keyed`: whether callers need a key."""
     listed = list(entries)
     names = [entry.name for entry in listed]
-    schemas = {**native_schemas(), **open_inference_schemas(), **repository_schemas()}
-    paths = {**native_paths(names), **open_inference_paths(names), **repository_paths(names), **operation_paths()}
+    schemas = {**native_schemas(), **open_inference_schemas(), **repository_schemas(), **statistics_schemas()}
+    paths = {
+        **native_paths(names),
+        **open_inference_paths(names),
+        **repository_paths(names),
+        **statistics_paths(),
+        **operation_paths(),
+    }
     tags: list[Json] = [{"name": name, "description": about} for name, about in _GENERAL.items()]
     for entry in listed:
         if entry.card is not None:
@@ -54,7 +61,7 @@ def document(entries: Iterable[Entry], *, keyed: bool) -> Json:
 
 def model_document(card: Card, version: str, examples: Sequence[Example], *, keyed: bool) -> Json:
     """One model's part of the API, with these examples. `version`: as in its paths; empty for paths without one."""
-    schemas = {**native_schemas(), **open_inference_schemas()}
+    schemas = {**native_schemas(), **open_inference_schemas(), **statistics_schemas()}
     paths = {**one_model_paths(card, version, schemas), **workflow_paths(card, schemas)}
     for example in examples:
         operation = paths[example.path]["post"]

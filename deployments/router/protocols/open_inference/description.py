@@ -121,9 +121,13 @@ def model_paths(base: str, said: Described, asked: Json, answered: Json) -> Json
     )
     ready = get_operation(said.id("Ready"), said.tag, "Whether it can answer", ref("ModelReady"), params, ERROR)
     ready["responses"]["503"] = json_response("Not ready.", {"anyOf": [ref("ModelReady"), ref(ERROR)]})
+    stats = get_operation(
+        said.id("Statistics"), said.tag, "What its replicas have done", ref("Statistics"), params, ERROR
+    )
     return {
         base: {"get": about},
         f"{base}/ready": {"get": ready},
+        f"{base}/stats": {"get": stats},
         f"{base}/infer": {"post": infer},
         **_about_paths(base, said),
     }

@@ -19,6 +19,7 @@ from deployments.router.protocols.open_inference.infer_body import (
 )
 from deployments.router.protocols.open_inference.inference import VERSION, find, infer
 from deployments.router.protocols.open_inference.metadata import model_metadata, server_metadata
+from deployments.router.protocols.open_inference.statistics import all_statistics, model_statistics
 from deployments.router.protocols.tables import OPEN_INFERENCE
 from deployments.router.request import Protocol, Reply, Request, Route, json_reply
 from workflows.errors import InvalidInput
@@ -64,7 +65,7 @@ def routes(workflows: Workflows) -> list[Route]:
         asked = read_generate(entry, workflows.card(entry), body, streaming=True)
         await workflows.stream(request, entry, asked.input_data, asked.event, _NO_MARK, at_most_s=asked.timeout_s)
 
-    found = [Route("GET", "/v2", server, PROTOCOL), *_repository_routes(workflows)]
+    found = [Route("GET", "/v2", server, PROTOCOL), *_repository_routes(workflows), *_statistics_routes(workflows)]
     for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
         found += [
             Route("GET", model, metadata, PROTOCOL),
@@ -98,6 +99,20 @@ def _repository_routes(workflows: Workflows) -> list[Route]:
         Route("POST", "/v2/repository/index", index, PROTOCOL, body="json_or_binary"),
         Route("POST", f"{one}/load", load, PROTOCOL, access="operator", body="json_or_binary"),
         Route("POST", f"{one}/unload", unload, PROTOCOL, access="operator", body="json_or_binary"),
+    ]
+
+
+def _statistics_routes(workflows: Workflows) -> list[Route]:
+    async def of_all(request: Request) -> Reply:
+        return json_reply({"model_stats": await all_statistics(workflows, request)})
+
+    async def of_one(request: Request) -> Reply:
+        return json_reply({"model_stats": [await model_statistics(workflows, request, *request.params)]})
+
+    return [
+        Route("GET", "/v2/models/stats", of_all, PROTOCOL),
+        Route("GET", "/v2/models/{name}/stats", of_one, PROTOCOL),
+        Route("GET", "/v2/models/{name}/versions/{version}/stats", of_one, PROTOCOL),
     ]
 
 

@@ -1,0 +1,74 @@
+"""The statistics extension: what the replicas that run now have done since they started, and how long it took.
+
+https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_statistics.md
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from deployments.router.asking import Workflows
+from deployments.router.caller import Caller
+from deployments.router.directory import Entry
+from deployments.router.protocols.open_inference.inference import VERSION, find
+from deployments.statistics import Duration, Statistics
+from workflows.errors import NotReady
+
+__all__ = ["all_statistics", "model_statistics"]
+
+_NONE = Duration(0, 0)
+
+
+async def model_statistics(workflows: Workflows, caller: Caller, name: str, version: str = "") -> dict[str, Any]:
+    """One model's. Raises ModelNotFound, and NotReady where none of its replicas runs."""
+    entry = find(workflows, caller, name, version)
+    return _said(entry, await workflows.statistics(caller, entry))
+
+
+async def all_statistics(workflows: Workflows, caller: Caller) -> list[dict[str, Any]]:
+    """Those of all models that the caller may use and that run, by name."""
+
+    async def one(entry: Entry) -> dict[str, Any] | None:
+        try:
+            return _said(entry, await workflows.statistics(caller, entry))
+        except NotReady:
+            return None
+
+    found = await asyncio.gather(*map(one, workflows.listed(caller)))
+    return [said for said in found if said is not None]
+
+
+def _said(entry: Entry, found: Statistics) -> dict[str, Any]:
+    times = {
+        "success": found.success,
+        "fail": found.fail,
+        "queue": found.queue,
+        "compute_input": found.compute_input,
+        "compute_infer": found.compute_infer,
+        "compute_output": found.compute_output,
+        "cache_hit": _NONE,  # there is no cache of answers
+        "cache_miss": _NONE,
+    }
+    batches = [
+        {
+            "batch_size": size,
+            "compute_input": _duration(batch.compute_input),
+            "compute_infer": _duration(batch.compute_infer),
+            "compute_output": _duration(batch.compute_output),
+        }
+        for size, batch in sorted(found.batches.items())
+    ]
+    return {
+        "name": entry.name,
+        "version": VERSION,
+        "last_inference": found.last_inference_ms,
+        "inference_count": found.inference_count,
+        "execution_count": found.execution_count,
+        "inference_stats": {name: _duration(duration) for name, duration in times.items()},
+        "batch_stats": batches,
+    }
+
+
+def _duration(duration: Duration) -> dict[str, int]:
+    return {"count": duration.count, "ns": duration.ns}
