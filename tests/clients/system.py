@@ -23,6 +23,7 @@ from deployments.router.metrics import Metrics
 from deployments.runner import Runner
 from workflows import types
 from workflows.base import BaseInferenceWorkflow
+from workflows.errors import InvalidInput
 
 __all__ = ["Echo", "Identity", "System", "running"]
 
@@ -36,8 +37,11 @@ class Identity(BaseInferenceWorkflow[types.Tensors, types.TensorsResult]):
     retry_safe = True
 
     def do_run_model(self, preprocessed_data: types.Tensors) -> types.TensorsResult:
-        wanted = preprocessed_data.outputs or list(preprocessed_data.inputs)
-        return types.TensorsResult(outputs={name: preprocessed_data.inputs[name] for name in wanted})
+        inputs = preprocessed_data.inputs
+        for name in preprocessed_data.outputs or ():
+            if name not in inputs:
+                raise InvalidInput(f"there is no {name!r} to give back", param=name)
+        return types.TensorsResult(outputs={name: inputs[name] for name in preprocessed_data.outputs or inputs})
 
 
 class Echo(BaseInferenceWorkflow[dict[str, Any], dict[str, Any]]):
