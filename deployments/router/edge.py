@@ -17,22 +17,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import random
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
 from typing import Final
 
 from starlette.types import Receive, Scope, Send
 
 from deployments.config import LOOPBACK, RouterArgs
 from deployments.router.access_log import AccessLog
-from deployments.router.control_headers import CLIENT_REQUEST_ID, is_control_header
+from deployments.router.admission import NOBODY, allowed_key, is_loopback, new_ids, only_local, read_headers
 from deployments.router.json_body import render_json
-from deployments.router.keys import ANYONE, Key, Keys
+from deployments.router.keys import Keys
 from deployments.router.metrics import Metrics
 from deployments.router.refusals import (
     BadHost,
@@ -57,8 +54,6 @@ REFUSAL: Final = "infernet.refusal"
 MAX_HEADERS: Final = 100
 WHOLE_BODY: Final = "infernet.body"
 """In a scope: the body, from a server that has had all of it before the app begins, so that nothing waits for it."""
-_IDS: Final = random.Random(os.urandom(32))  # noqa: S311 - ids are unique, and no secrets
-NOBODY: Final = ANYONE.model_copy(update={"id": "none", "role": "user", "workflows": []})
 _JSON_TYPE: Final = re.compile(rb'application/json\s*(;\s*charset\s*=\s*"?utf-?8"?\s*)?', re.IGNORECASE)
 _FORM_HINT: Final = (
     "the body must be application/json, not a form (curl's default with -d): add -H 'Content-Type: application/json'"
@@ -110,7 +105,7 @@ class Edge:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        headers, repeated, size = _read_headers(scope["headers"])
+        headers, repeated, size = read_headers(scope["headers"])
         request = self._request(scope, headers, repeated, receive, send, started)
         try:
             self._check_head(scope, headers, repeated, size)
@@ -143,13 +138,7 @@ class Edge:
         send: Send,
         started: float,
     ) -> Request:
-        own = f"{_IDS.getrandbits(128):032x}"
-        wished = headers.get(b"x-request-id")
-        if wished is not None and CLIENT_REQUEST_ID.fullmatch(wished):
-            shown = wished.decode()
-            call_id = f"{shown}.{own}"
-        else:
-            shown = call_id = own
+        shown, call_id = new_ids(headers.get(b"x-request-id"))
         return Request(
             id=shown,
             call_id=call_id,
@@ -205,10 +194,10 @@ class Edge:
         route = request.route
         if route.access != "public":
             if not self.keys and not _is_local(scope):
-                raise PermissionDenied("without API keys this server answers its own machine only")
+                raise only_local()
             if not self._knows_host(request.headers.get(b"host")):
                 raise BadHost()
-            request.key = self._identify(request)
+            request.key = allowed_key(self.keys, request.headers, request.repeated, route.access)
         if route.body is not None:
             self._check_length(request)
             _check_media(request)
@@ -221,12 +210,6 @@ class Edge:
             return True
         name = _host_name(host or b"") or ""
         return name in LOOPBACK or name in self._hosts or _LOOPBACK_V4.fullmatch(name) is not None
-
-    def _identify(self, request: Request) -> Key:
-        key = self.keys.identify(request.headers, request.repeated)
-        if request.route.access == "operator" and key.role != "operator":
-            raise PermissionDenied("this needs an operator's API key")
-        return key
 
     def _check_length(self, request: Request) -> None:
         """Refuse a body that says it is too large before any of it is taken."""
@@ -272,20 +255,6 @@ class Edge:
                 request.code = "cancelled"
 
 
-def _read_headers(raw: Iterable[tuple[bytes, bytes]]) -> tuple[dict[bytes, bytes], set[bytes], int]:
-    """Headers by name without Ray's, the names that came more than once, and the size of them all in bytes."""
-    headers: dict[bytes, bytes] = {}
-    repeated: set[bytes] = set()
-    size = 0
-    for name, value in raw:
-        size += len(name) + len(value)
-        if name in headers:
-            repeated.add(name)
-        elif not is_control_header(name):
-            headers[name] = value
-    return headers, repeated, size
-
-
 def _check_media(request: Request) -> None:
     headers = request.headers
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
@@ -309,19 +278,9 @@ def _is_local(scope: Scope) -> bool:
     """Whether the caller is on this machine. One without an address is, if it came through a Unix socket."""
     client = scope.get("client")
     if client is not None:
-        return _is_loopback(client[0])
+        return is_loopback(client[0])
     server = scope.get("server")
     return server is not None and server[1] is None
-
-
-@lru_cache(maxsize=256)
-def _is_loopback(address: str) -> bool:
-    try:
-        ip = ip_address(address)
-    except ValueError:
-        return False
-    mapped = ip.ipv4_mapped if isinstance(ip, IPv6Address) else None
-    return (mapped or ip).is_loopback
 
 
 @lru_cache(maxsize=256)
