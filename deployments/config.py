@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from workflows.card import Batching
 
-__all__ = ["Limits", "Name", "RouterArgs", "RouterSettings", "WorkflowArgs", "WorkflowSettings"]
+__all__ = ["GrpcArgs", "Limits", "Name", "RouterArgs", "RouterSettings", "TlsArgs", "WorkflowArgs", "WorkflowSettings"]
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")]
 Alias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?$")]
@@ -80,11 +80,43 @@ class Limits(_Closed):
     stream_s: float = Field(default=600.0, gt=0)
 
 
+class TlsArgs(_Closed):
+    """Files in PEM form, read when the router starts.
+
+    Attributes:
+        client_ca_file: Where given, callers must have a certificate that was signed with it. They need a key all the same.
+    """
+
+    cert_file: str
+    key_file: str
+    client_ca_file: str | None = None
+
+
+class GrpcArgs(_Closed):
+    """The router's listener for gRPC, on the router's host.
+
+    Attributes:
+        max_calls: Calls that run at a time, per router replica; more are refused with `overload`.
+        max_connection_calls: Of them over one connection; clients keep further ones back.
+        max_stream_s: How long a call of many messages may last; it is made to end in good order.
+        connection_age_s: A connection takes no new calls after about so long, and clients open another one by themselves. So
+            long a stopping router waits for those that are busy.
+    """
+
+    port: int = Field(default=9000, ge=0, le=65535)
+    tls: TlsArgs | None = None
+    max_calls: int = Field(default=4096, ge=1)
+    max_connection_calls: int = Field(default=256, ge=1, le=1_000_000)
+    max_stream_s: float = Field(default=3600.0, gt=0, le=1e6)
+    connection_age_s: float = Field(default=15.0, ge=1, le=86400)
+
+
 class RouterArgs(_Closed):
     """The router application.
 
     Attributes:
         listen: `own`: the router opens host:port itself (Serve's proxies off). `serve`: it is an ordinary Serve ingress.
+        grpc: The listener for gRPC; None is none. There is none with `listen: serve`.
         keys_file: A file of API keys (see `python -m deployments key`). Without it and without `keys_env`, nobody
             needs a key, and only loopback may be listened on.
         keys_env: Name of an environment variable with the same content.
@@ -100,6 +132,7 @@ class RouterArgs(_Closed):
     listen: Literal["own", "serve"] = "own"
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
+    grpc: GrpcArgs | None = Field(default_factory=GrpcArgs)
     keys_file: str | None = None
     keys_env: str | None = None
     allowed_hosts: list[str] = Field(default_factory=list)
@@ -115,6 +148,21 @@ class RouterArgs(_Closed):
             if not _HOST.fullmatch(host):
                 raise ValueError(f"{host!r} must be a host name or an IPv6 address, without a port")
         return hosts
+
+    @model_validator(mode="before")
+    @classmethod
+    def _behind_serve(cls, args: Any) -> Any:
+        if not isinstance(args, dict) or args.get("listen") != "serve":
+            return args
+        if args.get("grpc") is not None:
+            raise ValueError("grpc: needs listen: own")
+        return {**args, "grpc": None}
+
+    @model_validator(mode="after")
+    def _two_ports(self) -> Self:
+        if self.grpc is not None and self.grpc.port == self.port != 0:
+            raise ValueError(f"grpc.port: port {self.port} is the router's own for HTTP")
+        return self
 
     @model_validator(mode="after")
     def _guarded(self) -> Self:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from deployments.config import Limits, RouterArgs, RouterSettings, WorkflowArgs, WorkflowSettings
+from deployments.config import GrpcArgs, Limits, RouterArgs, RouterSettings, WorkflowArgs, WorkflowSettings
 
 GOOD: list[tuple[type[BaseModel], dict[str, Any]]] = [
     (WorkflowArgs, {"workflow": "workflows.ONNXInferenceWorkflow"}),
@@ -74,3 +74,19 @@ def test_loopback_needs_none(host: str) -> None:
 def test_settings_cannot_be_changed_by_whoever_reads_them() -> None:
     with pytest.raises(ValidationError):
         RouterArgs().port = 1
+
+
+def test_behind_serve_there_is_no_grpc() -> None:
+    assert RouterArgs().grpc == GrpcArgs(port=9000)
+    assert RouterArgs.model_validate({"grpc": None}).grpc is None
+    behind = RouterArgs.model_validate({"listen": "serve"})
+    assert behind.grpc is None
+    assert RouterArgs.model_validate(behind.model_dump()) == behind
+    with pytest.raises(ValidationError, match="grpc: needs listen: own"):
+        RouterArgs.model_validate({"listen": "serve", "grpc": {}})
+
+
+def test_one_port_is_not_for_two() -> None:
+    with pytest.raises(ValidationError, match=r"grpc\.port: port 8000 is the router's own for HTTP"):
+        RouterArgs.model_validate({"grpc": {"port": 8000}})
+    RouterArgs.model_validate({"port": 0, "grpc": {"port": 0}})

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from deployments.router import refusals
-from deployments.router.protocols.tables import NATIVE, OPEN_INFERENCE, ErrorTable
+from deployments.router.protocols.tables import GRPC, NATIVE, OPEN_INFERENCE, ErrorTable, GrpcErrorTable
 from deployments.router.refusals import MethodNotAllowed, TooLarge, Unauthenticated, UnsupportedMediaType
 from tests.router.router_front import Front, ScriptedClient
 from workflows.context import CallContext
@@ -29,7 +29,7 @@ from workflows.errors import (
     error_types,
 )
 
-TABLES = [NATIVE, OPEN_INFERENCE]
+TABLES = [NATIVE, OPEN_INFERENCE, GRPC]
 TREE = [kind for kind in error_types() if kind.__module__ == "workflows.errors"]
 REFUSALS: list[type[WorkflowError]] = [getattr(refusals, name) for name in refusals.__all__]
 ANSWERS: list[tuple[WorkflowError, int, str, bool]] = [
@@ -55,8 +55,8 @@ class OwnProblem(WorkflowError):
     code = "own"
 
 
-@pytest.mark.parametrize("table", TABLES)
-def test_every_code_is_in_every_table_and_no_other(table: ErrorTable) -> None:
+@pytest.mark.parametrize("table", TABLES, ids=["native", "open inference", "gRPC"])
+def test_every_code_is_in_every_table_and_no_other(table: ErrorTable | GrpcErrorTable) -> None:
     assert set(table.statuses) == {kind.code for kind in TREE + REFUSALS}
 
 

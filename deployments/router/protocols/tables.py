@@ -1,21 +1,26 @@
 """From an error's `code` to what a protocol answers: status, headers, body. One table per protocol; no other translation.
 
+HTTP's protocols share one mapping to statuses, and gRPC has its own.
+
 A stream that has begun has no status left: then only the body is used, as an event.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+
+import grpc
 
 from deployments.router.refusals import MethodNotAllowed
 from workflows.errors import DeadlineExceeded, WorkflowError
 
-__all__ = ["NATIVE", "OPEN_INFERENCE", "ErrorTable", "Headers", "native_error"]
+__all__ = ["GRPC", "NATIVE", "OPEN_INFERENCE", "ErrorTable", "GrpcErrorTable", "Headers", "Trailers", "native_error"]
 
 Headers = list[tuple[bytes, bytes]]
+Trailers = list[tuple[str, str]]
 
 _STATUS: Final[Mapping[str, int]] = {
     "parse": 400,
@@ -59,9 +64,7 @@ class ErrorTable:
 
     def shown(self, error: WorkflowError) -> WorkflowError:
         """The error as callers see it: a fault of ours says nothing but that it is one."""
-        if error.code in self.statuses and error.code != "internal":
-            return error
-        return WorkflowError()
+        return _shown(error, self.statuses)
 
     def status(self, error: WorkflowError) -> int:
         return self.statuses[self.shown(error).code]
@@ -69,7 +72,7 @@ class ErrorTable:
     def headers(self, error: WorkflowError) -> Headers:
         headers: Headers = []
         if error.retry_after_s is not None:
-            headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
+            headers.append((b"retry-after", b"%d" % _whole_seconds(error.retry_after_s)))
         if error.code == "unauth":
             headers.append((b"www-authenticate", b"Bearer"))
         elif error.code == "media":
@@ -82,6 +85,14 @@ class ErrorTable:
         if error.may_have_run and isinstance(error, DeadlineExceeded):
             headers.append((b"x-should-retry", b"false"))  # official SDKs repeat a 5xx by themselves
         return headers
+
+
+def _shown(error: WorkflowError, known: Container[str]) -> WorkflowError:
+    return error if error.code in known and error.code != "internal" else WorkflowError()
+
+
+def _whole_seconds(seconds: float) -> int:
+    return max(1, math.ceil(seconds))
 
 
 def _text(error: WorkflowError) -> str:
@@ -101,3 +112,66 @@ def native_error(error: WorkflowError, request_id: str) -> dict[str, Any]:
 
 NATIVE: Final = ErrorTable(_STATUS, lambda error, request_id: {"error": native_error(error, request_id)})
 OPEN_INFERENCE: Final = ErrorTable(_STATUS, lambda error, request_id: {"error": _text(error)})
+
+# ---- gRPC --------------------------------------------------------------------------------------------------------------
+
+_CODES: Final[Mapping[str, grpc.StatusCode]] = {
+    "parse": grpc.StatusCode.INVALID_ARGUMENT,
+    "invalid": grpc.StatusCode.INVALID_ARGUMENT,
+    "unauth": grpc.StatusCode.UNAUTHENTICATED,
+    "forbidden": grpc.StatusCode.PERMISSION_DENIED,
+    "no_model": grpc.StatusCode.NOT_FOUND,
+    "no_route": grpc.StatusCode.UNIMPLEMENTED,
+    "method": grpc.StatusCode.UNIMPLEMENTED,
+    "slow_body": grpc.StatusCode.DEADLINE_EXCEEDED,
+    "conflict": grpc.StatusCode.ALREADY_EXISTS,
+    "too_large": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "uri": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "media": grpc.StatusCode.UNIMPLEMENTED,
+    "host": grpc.StatusCode.PERMISSION_DENIED,
+    "limited": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "hdr": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "cancelled": grpc.StatusCode.CANCELLED,
+    "internal": grpc.StatusCode.INTERNAL,
+    "bad_output": grpc.StatusCode.INTERNAL,
+    "upstream": grpc.StatusCode.UNAVAILABLE,
+    "overload": grpc.StatusCode.UNAVAILABLE,
+    "loading": grpc.StatusCode.UNAVAILABLE,
+    "deadline": grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+NEVER: Final = "-1"
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcErrorTable:
+    """The same over gRPC: a status, its text, and metadata that come with it.
+
+    When to try again is said twice: as HTTP says it, and as gRPC's own retries heed it. (A `google.rpc.RetryInfo` would
+    be a third time, in a package of its own, for clients that read it themselves.)
+    """
+
+    statuses: Mapping[str, grpc.StatusCode]
+
+    def shown(self, error: WorkflowError) -> WorkflowError:
+        """The error as callers see it: a fault of ours says nothing but that it is one."""
+        return _shown(error, self.statuses)
+
+    def status(self, error: WorkflowError) -> grpc.StatusCode:
+        return self.statuses[self.shown(error).code]
+
+    def text(self, error: WorkflowError) -> str:
+        return _text(self.shown(error))
+
+    def trailers(self, error: WorkflowError) -> Trailers:
+        if error.retry_after_s is not None:
+            milliseconds = max(0, math.ceil(error.retry_after_s * 1e3))
+            return [
+                ("retry-after", str(_whole_seconds(error.retry_after_s))),
+                ("grpc-retry-pushback-ms", str(milliseconds)),
+            ]
+        if error.may_have_run and isinstance(error, DeadlineExceeded):
+            return [("x-should-retry", "false"), ("grpc-retry-pushback-ms", NEVER)]
+        return []
+
+
+GRPC: Final = GrpcErrorTable(_CODES)
