@@ -147,14 +147,15 @@ async def test_contents_of_another_form_than_said_are_refused(contents: Any, mes
     assert (await refused(typed_request(**contents))).message == f"tensor 'x': {message}"
 
 
-async def test_half_precision_is_sent_raw_only() -> None:
-    error = await refused(typed_request("FP16", fp32_contents=[1.0, 2.0]))
-    assert error.message == "tensor 'x': FP16 must be sent in raw_input_contents"
+@pytest.mark.parametrize("datatype", ["FP16", "BF16"])
+async def test_half_precision_is_sent_raw_only(datatype: str) -> None:
+    error = await refused(typed_request(datatype, fp32_contents=[1.0, 2.0]))
+    assert error.message == f"tensor 'x': {datatype} must be sent in raw_input_contents"
 
 
-async def test_texts_in_contents_are_utf8() -> None:
-    error = await refused(typed_request("BYTES", bytes_contents=[b"a", b"\xff"]))
-    assert error.message == "tensor 'x': element 1 is not UTF-8"
+async def test_what_is_no_text_in_contents_stays_bytes() -> None:
+    asked = await read(typed_request("BYTES", bytes_contents=[b"a", b"\xff"]))
+    assert asked.infer.inputs["x"].tolist() == ["a", b"\xff"]
 
 
 WRONG: list[tuple[Change, str]] = [
@@ -240,6 +241,16 @@ async def test_parameters_of_every_kind_go_to_the_workflow() -> None:
     infer = (await read(request)).infer
     assert infer.parameters == {"b": True, "i": -1, "u": (1 << 64) - 1, "d": 0.25, "s": "s"}
     assert (infer.timeout_s, infer.outputs) == (2.5, ["z", "a"])
+
+
+async def test_content_types_that_change_nothing_are_taken() -> None:
+    request = raw_request()
+    request.parameters["content_type"].string_param = "np"
+    request.inputs[0].parameters["content_type"].string_param = "np"
+    request.inputs[1].parameters["content_type"].string_param = "str"
+    assert (await read(request)).infer.parameters == {}
+    request.inputs[0].parameters["content_type"].string_param = "str"
+    assert (await refused(request)).message == "content_type must be np, or str for BYTES"
 
 
 async def test_wishes_are_for_streams() -> None:
@@ -362,9 +373,11 @@ async def test_large_answers_of_texts_are_whole(raw: bool) -> None:
 
 async def test_what_has_no_type_here_is_no_answer() -> None:
     asked = await read(raw_request())
+    contents = await read(typed_request(int_contents=[1, 2]))
     for outputs in ({"x": np.array([1j])}, {"\ud800": np.array([1.0])}, {"x": np.array(["\ud800"], object)}):
-        with pytest.raises(BadOutput):
-            await infer_answer("m", asked, Inferred(outputs, {}))
+        for form in (asked, contents):
+            with pytest.raises(BadOutput):
+                await infer_answer("m", form, Inferred(outputs, {}))
     with pytest.raises(BadOutput):
         await infer_answer("m", asked, Inferred({}, {"huge": 1 << 64}))
 

@@ -8,6 +8,8 @@
 | others     | `input` BYTES      | `output` BYTES; each element is a JSON document                                         |
 
 Every element is an input of its own. For `generate`, the request's parameters are the sampling of all of them.
+
+A chunk of a stream has the same outputs; one of a text only `text_output`, and the others where it is the last.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from workflows.card import Card, Signature, TensorSpec
 from workflows.errors import BadOutput, InvalidInput, Unsupported
 from workflows.tensors import Array, bad_tensor
 
-__all__ = ["generate_input", "output_names", "outputs_of", "plain_inputs", "signature_of"]
+__all__ = ["chunk_outputs", "generate_input", "output_names", "outputs_of", "plain_inputs", "signature_of"]
 
 
 def _texts(name: str) -> TensorSpec:
@@ -109,6 +111,23 @@ def outputs_of(card: Card, answers: Sequence[Any], shape: tuple[int, ...], names
     return {name: made[name].reshape((*shape, *made[name].shape[1:])) for name in names}
 
 
+def chunk_outputs(
+    card: Card, chunk: Any, shape: tuple[int, ...], names: Sequence[str]
+) -> tuple[dict[str, Array], bool]:
+    """The tensors of one chunk, and whether it says that it is the last. Raises BadOutput if it is none.
+
+    Args:
+        shape: Of the input, which has one element.
+    """
+    if card.kind != "generate":
+        made, is_last = _answers(card.kind, [chunk]), False
+    elif isinstance(chunk, dict) and isinstance(chunk.get("text"), str):
+        made, is_last = _text_chunk(chunk), chunk.get("finish_reason") is not None
+    else:
+        raise BadOutput("the workflow gave no text")
+    return {name: made[name].reshape((*shape, *made[name].shape[1:])) for name in names if name in made}, is_last
+
+
 def _document(name: str, index: int, text: str, limits: Limits) -> Any:
     try:
         return parse_json(text.encode(), limits)
@@ -134,6 +153,17 @@ def _answers(kind: str, answers: Sequence[Any]) -> dict[str, Array]:
         }
     except (KeyError, TypeError, ValueError) as cause:
         raise BadOutput(f"the workflow gave no answer of its kind, {kind}") from cause
+
+
+def _text_chunk(chunk: Mapping[str, Any]) -> dict[str, Array]:
+    made = {"text_output": _objects([chunk["text"]])}
+    if chunk.get("finish_reason") is not None:
+        made["finish_reason"] = _objects([str(chunk["finish_reason"])])
+    usage = chunk.get("usage")
+    if isinstance(usage, dict):
+        counts = {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")}
+        made |= {name: np.array([count], np.int64) for name, count in counts.items() if type(count) is int}
+    return made
 
 
 def _objects(texts: Iterable[str]) -> Array:

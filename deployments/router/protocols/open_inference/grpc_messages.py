@@ -27,12 +27,21 @@ from deployments.router.protocols.open_inference.inference import (
     VERSION,
     Infer,
     Inferred,
+    check_content_type,
     own_parameters,
 )
 from workflows.errors import BadOutput, InvalidInput, Unsupported
 from workflows.tensors import DTYPES, MAX_RANK, Array, bad_tensor, checked_shape
 
-__all__ = ["GrpcInfer", "StreamWishes", "infer_answer", "read_infer", "stream_answer", "stream_error"]
+__all__ = [
+    "GrpcInfer",
+    "StreamWishes",
+    "given_parameters",
+    "infer_answer",
+    "read_infer",
+    "stream_answer",
+    "stream_error",
+]
 
 Parts = list[bytes | memoryview]
 
@@ -139,7 +148,7 @@ def _read(message: Any, raw: Sequence[bytes | memoryview], limits: Limits, strea
         inputs[name] = array = _input(tensor, raw[index] if raw else None, texts)
         texts -= array.size if array.dtype.kind == "O" else 0
     wishes = StreamWishes()
-    parameters, timeout_s = own_parameters(_parameters(message.parameters))
+    parameters, timeout_s = own_parameters(given_parameters(message.parameters))
     if streaming:
         wishes = StreamWishes(_flag(parameters, "stream", True), _flag(parameters, EMPTY_FINAL, False))
     infer = Infer(inputs, _wanted(message.outputs), parameters, checked_id(message.id) or None, timeout_s)
@@ -148,8 +157,10 @@ def _read(message: Any, raw: Sequence[bytes | memoryview], limits: Limits, strea
 
 def _input(tensor: Any, raw: bytes | memoryview | None, most_texts: int) -> Array:
     name, datatype = tensor.name, tensor.datatype
-    for parameter in tensor.parameters:
-        raise Unsupported(f"tensor {name[:64]!r}: unknown parameter {parameter[:64]!r}", param=name[:64])
+    for parameter, setting in given_parameters(tensor.parameters).items():
+        if parameter != "content_type":
+            raise Unsupported(f"tensor {name[:64]!r}: unknown parameter {parameter[:64]!r}", param=name[:64])
+        check_content_type(setting, is_text=datatype == "BYTES")
     if datatype not in DATATYPES:
         raise bad_tensor(name, f"unknown datatype; known are {', '.join(DATATYPES)}")
     shape = tensor.shape[: MAX_RANK + 1]
@@ -176,20 +187,20 @@ def _from_contents(name: str, datatype: str, shape: list[int], contents: Any, mo
     if dtype == "string":
         if count > most_texts:
             raise bad_tensor(name, "too many texts")
-        return _texts(name, values).reshape(dims)
+        return _texts(values).reshape(dims)
     try:
         return np.fromiter(values, DTYPES[dtype], count).reshape(dims)
     except OverflowError:
         raise bad_tensor(name, f"an element is out of range for {dtype}") from None
 
 
-def _texts(name: str, values: Sequence[bytes]) -> Array:
+def _texts(values: Sequence[bytes]) -> Array:
     array = np.empty(len(values), object)
     for index, value in enumerate(values):
         try:
             array[index] = str(value, "utf-8")
         except UnicodeDecodeError:
-            raise bad_tensor(name, f"element {index} is not UTF-8") from None
+            array[index] = value  # as in binary tensors
     return array
 
 
@@ -210,7 +221,8 @@ def _wanted(outputs: Sequence[Any]) -> list[str] | None:
     return list(names) or None
 
 
-def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
+def given_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a message as plain values. Raises InvalidInput for one without a value, or that is not finite."""
     found: dict[str, Any] = {}
     for name, parameter in given.items():
         choice = parameter.WhichOneof("parameter_choice")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from deployments.router.asking import Workflows
@@ -22,8 +22,11 @@ __all__ = [
     "Inferred",
     "check_content_type",
     "find",
+    "in_time",
     "infer",
+    "inferred_from",
     "own_parameters",
+    "tensor_input",
 ]
 
 VERSION: Final = "1"
@@ -81,11 +84,7 @@ async def infer(workflows: Workflows, caller: Caller, entry: Entry, asked: Infer
     """Ask one workflow. Raises the error tree."""
     card = workflows.card(entry)
     if card.kind == "tensors":
-        input_data = {"inputs": asked.inputs, "outputs": asked.outputs, "parameters": asked.parameters}
-        output = await workflows.ask(caller, entry, input_data, at_most_s=asked.timeout_s)
-        if not isinstance(output, dict) or not isinstance(output.get("outputs"), dict):
-            raise BadOutput("the workflow gave no tensors")
-        return Inferred(output["outputs"], output.get("parameters") or {})
+        return inferred_from(await workflows.ask(caller, entry, tensor_input(asked), at_most_s=asked.timeout_s))
     inputs = plain_inputs(card, asked.inputs, asked.parameters, caller.limits)
     names = output_names(card, asked.outputs)
     (given,) = asked.inputs.values()
@@ -100,6 +99,25 @@ def check_content_type(value: Any, *, is_text: bool | None = None) -> None:
     """
     if value != "np" and (value != "str" or is_text is False):
         raise Unsupported("content_type must be np, or str for BYTES", param="content_type")
+
+
+def in_time(asked: Infer, seconds_left: float | None) -> Infer:
+    """The same, which has no more time than is left."""
+    if seconds_left is None or (asked.timeout_s is not None and asked.timeout_s <= seconds_left):
+        return asked
+    return replace(asked, timeout_s=seconds_left)
+
+
+def tensor_input(asked: Infer) -> dict[str, Any]:
+    """The plain input of a workflow that takes tensors."""
+    return {"inputs": asked.inputs, "outputs": asked.outputs, "parameters": asked.parameters}
+
+
+def inferred_from(output: Any) -> Inferred:
+    """What a workflow that takes tensors has answered. Raises BadOutput if that is none."""
+    if not isinstance(output, dict) or not isinstance(output.get("outputs"), dict):
+        raise BadOutput("the workflow gave no tensors")
+    return Inferred(output["outputs"], output.get("parameters") or {})
 
 
 def own_parameters(parameters: Mapping[str, Any]) -> tuple[dict[str, Any], float | None]:
