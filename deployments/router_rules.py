@@ -10,6 +10,7 @@ from pathlib import Path
 
 from deployments.config import LOOPBACK, RouterArgs
 from deployments.router.keys import load_keys, parse_keys
+from deployments.router.tls import server_credentials
 
 __all__ = ["PlannedRouter", "Proxies", "proxy_complaints", "router_complaints", "shared_ports"]
 
@@ -54,6 +55,7 @@ def router_complaints(router: PlannedRouter, proxies: Proxies) -> Iterator[str]:
         _keys(router),
         _access_log(router.args.access_log),
         _listens_itself(router, proxies) if own else _behind_proxies(router, proxies),
+        _tls(router.args),
         _times(router),
     )
     yield from (f"{router.where}.{line}" for rule in rules for line in rule)
@@ -80,12 +82,17 @@ def proxy_complaints(routers: Iterable[PlannedRouter], proxies: Proxies) -> Iter
 def shared_ports(routers: Iterable[PlannedRouter]) -> Iterator[str]:
     taken: set[int] = set()
     for router in routers:
-        port = router.args.port
-        if router.args.listen != "own" or port == 0:  # which is a port of its own each time
-            continue
-        if port in taken:
-            yield f"{router.where}.args.port: another router of this file listens on port {port}"
-        taken.add(port)
+        for key, port in _ports(router.args):
+            if port in taken:
+                yield f"{router.where}.args.{key}: another router of this file listens on port {port}"
+        taken |= {port for _, port in _ports(router.args)}
+
+
+def _ports(args: RouterArgs) -> list[tuple[str, int]]:
+    """Those that a router opens, with their keys; 0 is a port of its own each time."""
+    own = [("port", args.port)] if args.listen == "own" else []
+    grpc = [] if args.grpc is None else [("grpc.port", args.grpc.port)]
+    return [(key, port) for key, port in own + grpc if port]
 
 
 def _guarded(args: RouterArgs) -> bool:
@@ -129,6 +136,14 @@ def _listens_itself(router: PlannedRouter, proxies: Proxies) -> Iterator[str]:
     if router.route_prefix is not None:
         yield "route_prefix: must be null where the router listens itself (listen: own)"
     yield from _address(router.args.host, "args.host")
+
+
+def _tls(args: RouterArgs) -> Iterator[str]:
+    if args.grpc is not None and args.grpc.tls is not None:
+        try:
+            server_credentials(args.grpc.tls)
+        except ValueError as error:
+            yield f"args.grpc.tls.{error}"
 
 
 def _behind_proxies(router: PlannedRouter, proxies: Proxies) -> Iterator[str]:

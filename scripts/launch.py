@@ -31,12 +31,14 @@ LISTENING = "0A"
 PROC = Path("/proc")
 
 
-def addresses(config: Path) -> list[tuple[str, int]]:
-    """Where the routers of a config, which has been checked, will listen."""
+def addresses(config: Path) -> list[tuple[str, int, str]]:
+    """Where the routers of a config, which has been checked, will listen, and how that is said to callers."""
     content: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8"))
     routers = [app for app in content.get("applications") or [] if app.get("import_path") == ROUTER]
     all_args = [RouterArgs.model_validate(app.get("args") or {}) for app in routers]
-    return [(args.host, args.port) for args in all_args if args.listen == "own" and args.port]
+    found = [(args.host, args.port, "on http://") for args in all_args if args.listen == "own"]
+    found += [(args.host, args.grpc.port, "gRPC on ") for args in all_args if args.grpc is not None]
+    return [address for address in found if address[1]]
 
 
 def obstacle(host: str, port: int) -> str | None:
@@ -126,8 +128,8 @@ class Launch:
 
     def run(self) -> int:
         """The exit status: that of `serve run`, 0 if it was asked to stop."""
-        for address in self._addresses:
-            if complaint := obstacle(*address):
+        for host, port, _ in self._addresses:
+            if complaint := obstacle(host, port):
                 print(f"serve: {complaint}", file=sys.stderr)
                 return 1
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -149,10 +151,11 @@ class Launch:
         silent = list(self._addresses)
         while serving.poll() is None and not self._signals:
             time.sleep(LOOK_S)
-            for address in [address for address in silent if answers(*address)]:
+            for address in [address for address in silent if answers(*address[:2])]:
                 silent.remove(address)
-                host = f"[{address[0]}]" if ":" in address[0] else address[0]
-                print(f"serve: the router answers on http://{host}:{address[1]}", file=sys.stderr, flush=True)
+                host, port, said = address
+                shown = f"[{host}]" if ":" in host else host
+                print(f"serve: the router answers {said}{shown}:{port}", file=sys.stderr, flush=True)
 
     def _stop(self, serving: subprocess.Popen[bytes]) -> None:
         print("serve: stopping; once more to stop at once", file=sys.stderr, flush=True)

@@ -18,7 +18,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
 ROUTER_CONFIG = """
 proxy_location: Disabled
 applications:
-  - {{name: router, route_prefix: null, import_path: "deployments.app:router", args: {{port: {port}}}}}
+  - {{name: router, route_prefix: null, import_path: "deployments.app:router", args: {{port: {port}, grpc: null}}}}
 """
 TOY_CONFIG = """
 proxy_location: Disabled

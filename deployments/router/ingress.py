@@ -1,10 +1,12 @@
-"""The router as a Ray Serve deployment: wires the app to discovery and, unless Serve listens, to its own port.
+"""The router as a Ray Serve deployment: wires the app to discovery and, unless Serve listens, to its own ports.
 
-Two shells around the same app: `Router` owns its listener, `ServeIngress` is an ordinary Serve ingress.
+Two shells around the same app: `Router` owns its listeners, for HTTP and gRPC; `ServeIngress` is an ordinary Serve
+ingress, for HTTP.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from functools import partial
 from pathlib import Path
@@ -15,12 +17,15 @@ from ray import serve
 
 from deployments.building import ConfigError, parsed
 from deployments.client import WorkflowClient
-from deployments.config import RouterArgs, RouterSettings
+from deployments.config import GrpcArgs, RouterArgs, RouterSettings
 from deployments.router.access_log import AccessLogFiles
 from deployments.router.app import build_app
+from deployments.router.asking import Workflows
 from deployments.router.directory import Directory
 from deployments.router.discovery import Discovery
 from deployments.router.dispatch import Dispatcher
+from deployments.router.grpc_app import build_grpc
+from deployments.router.grpc_listener import GrpcListener
 from deployments.router.keys import load_keys
 from deployments.router.listeners import HttpListener
 from deployments.router.metrics import Metrics
@@ -104,12 +109,19 @@ class _RouterBase:
     graceful_shutdown_timeout_s=660,
 )
 class Router(_RouterBase):
-    """One replica of the router, with a listener of its own."""
+    """One replica of the router, with listeners of its own."""
 
     async def __init__(self, args: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         super().__init__(args)
         await self._discovery.start()
-        self._listener = HttpListener(
+        self._listeners: dict[str, HttpListener | GrpcListener] = {"HTTP": self._http_listener()}
+        if self._args.grpc is not None:
+            self._listeners["gRPC"] = self._grpc_listener(self._args.grpc)
+        for listener in self._listeners.values():
+            await listener.start(self._args.drain_s)
+
+    def _http_listener(self) -> HttpListener:
+        return HttpListener(
             self._app,
             self._args.host,
             self._args.port,
@@ -117,20 +129,26 @@ class Router(_RouterBase):
             owner=_cluster(),
             send_away=self._begin_draining,
         )
-        await self._listener.start(self._args.drain_s)
+
+    def _grpc_listener(self, args: GrpcArgs) -> GrpcListener:
+        limits = self._args.limits
+        workflows = Workflows(self._directory, self._metrics)
+        edge = build_grpc(workflows, args, limits, lambda: self._app.keys, self._access_log)
+        return GrpcListener(edge, self._args.host, args, limits=limits, owner=_cluster())
 
     def _begin_draining(self) -> None:
         self._app.draining = True
 
     def check_health(self) -> None:
         super().check_health()
-        if not self._listener.alive:
-            raise RuntimeError("the HTTP listener has ended")
+        for name, listener in self._listeners.items():
+            if not listener.alive:
+                raise RuntimeError(f"the {name} listener has ended")
 
     async def __del__(self) -> None:
         # Serve calls and awaits this before it ends the replica. Discovery goes on while requests are finished.
-        if hasattr(self, "_listener"):
-            await self._listener.stop()
+        if hasattr(self, "_listeners"):
+            await asyncio.gather(*(listener.stop() for listener in self._listeners.values()))
         await self._end()
 
 

@@ -28,7 +28,7 @@ GOOD: dict[str, Any] = {
             "name": "router",
             "route_prefix": None,
             "import_path": "deployments.app:router",
-            "args": {"port": 8000, "limits": {"max_batch_items": 8}},
+            "args": {"port": 8000, "grpc": {"port": 9000}, "limits": {"max_batch_items": 8}},
             "deployments": [{"name": "Router", "max_surge_percent": 100, "user_config": {"max_queue": 9}}],
         },
         {
@@ -121,6 +121,7 @@ APP, MODEL, OTHER = "applications.0", "applications.1", "applications.2"
 CALLBACK = "controller_options.runtime_env.env_vars.RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 BEHIND_SERVE = both(
     put(f"{APP}.args.listen", "serve"),
+    put(f"{APP}.args.grpc", None),
     put(f"{APP}.route_prefix", "/"),
     put("proxy_location", "HeadOnly"),
     put(CALLBACK, "deployments.router.control_headers.serve_middlewares"),
@@ -142,6 +143,7 @@ POLICY = f"{MODEL}.deployments.0.autoscaling_config.policy"
         f"{APP}.impotr_path",
         f"{APP}.args.prot",
         f"{APP}.args.limits.max_body",
+        f"{APP}.args.grpc.prot",
         f"{APP}.deployments.0.max_surge",
         f"{APP}.deployments.0.user_config.max_queued",
         f"{MODEL}.args.option",
@@ -201,9 +203,23 @@ def test_an_unknown_key_is_named_at_every_depth(complaints: Callable[..., list[s
         (put(f"{APP}.args.drain_s", 660), f"{APP}.args.drain_s"),
         (put(f"{APP}.deployments.0.graceful_shutdown_timeout_s", 600), f"{APP}.args.drain_s"),
         (both(BEHIND_SERVE, put(f"{APP}.args.limits.stream_s", 660)), f"{APP}.args.limits.stream_s"),
-        (add_router("second", {"port": 8000}), "applications.3.args.port"),
-        (add_router("second", {}), "applications.3.args.port"),
-        (add_router("second", {"port": "8000"}), "applications.3.args.port"),
+        (add_router("second", {"port": 8000, "grpc": None}), "applications.3.args.port"),
+        (add_router("second", {"grpc": None}), "applications.3.args.port"),
+        (add_router("second", {"port": "8000", "grpc": None}), "applications.3.args.port"),
+        (add_router("second", {"port": 9000, "grpc": None}), "applications.3.args.port"),
+        (add_router("second", {"port": 8001}), "applications.3.args.grpc.port"),
+        (add_router("second", {"port": 8001, "grpc": {"port": 8000}}), "applications.3.args.grpc.port"),
+        (put(f"{APP}.args.grpc", {"port": 8000}), f"{APP}.args: grpc.port: port 8000 is the router's own"),
+        (put(f"{APP}.args.grpc", {"port": 70000}), f"{APP}.args.grpc.port"),
+        (both(BEHIND_SERVE, put(f"{APP}.args.grpc", {"port": 9001})), f"{APP}.args: grpc: needs listen: own"),
+        (
+            put(f"{APP}.args.grpc", {"tls": {"cert_file": "/no/such.pem", "key_file": "/no/such.key"}}),
+            f"{APP}.args.grpc.tls.cert_file: cannot read /no/such.pem",
+        ),
+        (
+            put(f"{APP}.args.grpc", {"tls": {"cert_file": str(ROOT / "README.md"), "key_file": str(ROOT / "LICENSE")}}),
+            f"{APP}.args.grpc.tls.key_file: ",
+        ),
         (put(f"{MODEL}.import_path", "deployments.app:workfow"), f"{MODEL}.import_path"),
         (put(f"{MODEL}.import_path", "deployment.app:workflow"), f"{MODEL}.import_path"),
         (put(f"{OTHER}.import_path", "fruit:app"), f"{OTHER}.import_path"),
@@ -263,8 +279,9 @@ def test_a_rule_that_is_broken_is_one_complaint(
 @pytest.mark.parametrize(
     "change",
     [
-        add_router("second", {"port": 8001}),
-        both(put(f"{APP}.args.port", 0), add_router("second", {"port": 0})),
+        add_router("second", {"port": 8001, "grpc": {"port": 9001}}),
+        add_router("second", {"port": 8001, "grpc": None}),
+        both(put(f"{APP}.args.port", 0), add_router("second", {"port": 0, "grpc": {"port": 0}})),
         both(put(f"{APP}.args.host", "0.0.0.0"), KEYED),
         both(put(f"{APP}.args.host", "::"), KEYED),
         both(put(f"{APP}.args.keys_env", "K"), put(f"{APP}.runtime_env", {"env_vars": {"K": KEYS}})),

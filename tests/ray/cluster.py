@@ -28,6 +28,7 @@ class Cluster:
     port: int
     serve_port: int
     folder: Path
+    grpc_port: int = 0
 
     @property
     def url(self) -> str:
@@ -36,7 +37,8 @@ class Cluster:
     def config(self) -> dict[str, Any]:
         """The default system's file, with free ports and room on the proxies for `listen: serve`."""
         config: dict[str, Any] = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
-        config["applications"][0]["args"]["port"] = self.port
+        grpc = {"port": self.grpc_port, "connection_age_s": 2}
+        config["applications"][0]["args"].update(port=self.port, grpc=grpc)
         return config
 
     def deploy(self, config: dict[str, Any]) -> None:

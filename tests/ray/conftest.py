@@ -52,7 +52,7 @@ def cluster() -> Iterator[Cluster]:
         configure_logging=False,
     )
     try:
-        started = Cluster(f"http://127.0.0.1:{dashboard_port}", free_port(), serve_port, folder)
+        started = Cluster(f"http://127.0.0.1:{dashboard_port}", free_port(), serve_port, folder, free_port())
         # Serve's proxy is on for the tests of `listen: serve`; the default system does not use it.
         serve.start(
             proxy_location="HeadOnly",
@@ -84,7 +84,8 @@ def default_system(cluster: Cluster) -> Cluster:
 def by_handle(default_system: Cluster) -> Iterator[Cluster]:
     """A second router, which has no lanes."""
     other = Cluster(default_system.dashboard, free_port(), default_system.serve_port, default_system.folder)
-    app = router({"port": other.port, "local_lanes": False, "access_log": str(other.folder / "by_handle.log")})
+    log = str(other.folder / "by_handle.log")
+    app = router({"port": other.port, "grpc": None, "local_lanes": False, "access_log": log})
     app._bound_deployment = app._bound_deployment.options(ray_actor_options={"num_cpus": 0.1})
     serve.run(app, name="router-by-handle", route_prefix=None)
     yield other
