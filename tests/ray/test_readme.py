@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 
 import pytest
 import yaml
@@ -12,6 +13,7 @@ from tests.ray.cluster import ROOT, Cluster, states
 from tests.ray.waiting import until
 
 NUMBER = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")
+PROGRAM = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -44,6 +46,15 @@ def test_a_request_gives_the_answer_shown(command: str, output: str, with_spelli
     assert NUMBER.sub("#", done.stdout).strip() == NUMBER.sub("#", output).strip()
     for got, shown in zip(NUMBER.findall(done.stdout), NUMBER.findall(output), strict=True):
         assert float(got) == pytest.approx(float(shown), rel=1e-3, abs=1e-3)
+
+
+def test_the_program_with_tritons_client_prints_what_it_says(default_system: Cluster) -> None:
+    (program,) = [block for block in PROGRAM.findall((ROOT / "README.md").read_text()) if "tritonclient" in block]
+    here = program.replace("localhost:9000", f"127.0.0.1:{default_system.grpc_port}")
+    done = subprocess.run(
+        [sys.executable, "-c", here], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == re.findall(r"\)  # (.*)", program)
 
 
 def test_the_readme_shows_requests() -> None:
