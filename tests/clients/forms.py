@@ -9,17 +9,33 @@ import json
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
+import grpc
 import numpy as np
 
 from deployments.router.protocols.open_inference.datatypes import DATATYPES
+from deployments.router.protocols.open_inference.grpc_proto import SERVICE, message_class
 from tests.clients.system import System
 from workflows.tensors import DTYPES, Array
 
-__all__ = ["FORMS", "Form", "Refused", "Said", "said_of"]
+__all__ = ["CONTENTS", "FORMS", "Form", "Refused", "Said", "said_of"]
 
-_NAMES = {dtype: datatype for datatype, dtype in DATATYPES.items()}
+CONTENTS: Final[Mapping[str, str]] = {
+    "BOOL": "bool_contents",
+    **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
+    "INT64": "int64_contents",
+    **dict.fromkeys(("UINT8", "UINT16", "UINT32"), "uint_contents"),
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+_NAMES: Final = {dtype: datatype for datatype, dtype in DATATYPES.items()}
+_REQUEST: Final = message_class("ModelInferRequest")
+_ANSWER: Final = message_class("ModelInferResponse")
+_INFER: Final = f"/{SERVICE}/ModelInfer"
+_PARAMETERS: Final = {bool: "bool_param", int: "int64_param", float: "double_param", str: "string_param"}
 
 
 class Refused(Exception):
@@ -118,7 +134,62 @@ def binary(
     return _open_inference(system, model, {"inputs": inputs}, b"".join(raw), outputs, wishes)
 
 
-FORMS: Mapping[str, Form] = {"native": native, "json": plain_json, "binary": binary}
+def grpc_raw(
+    system: System,
+    model: str,
+    tensors: Sequence[Said],
+    outputs: Sequence[str] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+) -> dict[str, Array]:
+    request = _REQUEST(model_name=model, raw_input_contents=[said.raw or b"" for said in tensors])
+    for said in tensors:
+        request.inputs.add(name=said.name, datatype=said.datatype, shape=said.shape)
+    return _grpc(system, request, outputs, parameters)
+
+
+def grpc_contents(
+    system: System,
+    model: str,
+    tensors: Sequence[Said],
+    outputs: Sequence[str] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+) -> dict[str, Array]:
+    request = _REQUEST(model_name=model)
+    for said in tensors:
+        tensor = request.inputs.add(name=said.name, datatype=said.datatype, shape=said.shape)
+        data = [item.encode() if isinstance(item, str) else item for item in said.data or []]
+        getattr(tensor.contents, CONTENTS.get(said.datatype, "fp32_contents")).extend(data)
+    return _grpc(system, request, outputs, parameters)
+
+
+FORMS: Mapping[str, Form] = {
+    "native": native,
+    "json": plain_json,
+    "binary": binary,
+    "grpc_raw": grpc_raw,
+    "grpc_contents": grpc_contents,
+}
+
+
+def _grpc(
+    system: System, request: Any, outputs: Sequence[str] | None, parameters: Mapping[str, Any] | None
+) -> dict[str, Array]:
+    for name in outputs or ():
+        request.outputs.add(name=name)
+    for name, value in (parameters or {}).items():
+        setattr(request.parameters[name], _PARAMETERS[type(value)], value)
+    ask = system.channel.unary_unary(_INFER, type(request).SerializeToString, _ANSWER.FromString)
+    try:
+        answer = ask(request, timeout=30)
+    except grpc.RpcError as error:
+        code = {grpc.StatusCode.INVALID_ARGUMENT: "invalid", grpc.StatusCode.NOT_FOUND: "no_model"}.get(error.code())
+        raise Refused(code or error.code().name, error.details()) from error
+    raw = list(answer.raw_output_contents) or [None] * len(answer.outputs)
+    found = {}
+    for tensor, own in zip(answer.outputs, raw, strict=True):
+        data = None if own is not None else list(getattr(tensor.contents, CONTENTS[tensor.datatype]))
+        found[tensor.name] = _array(_dtype(tensor.datatype), {"shape": tensor.shape, "data": data}, own)
+    return found
 
 
 def _open_inference(

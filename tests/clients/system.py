@@ -9,14 +9,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import grpc
 import httpx
 import uvloop
 
-from deployments.config import RouterArgs
+from deployments.config import GrpcArgs, RouterArgs
 from deployments.local import LocalClient
 from deployments.router.app import build_app
+from deployments.router.asking import Workflows
 from deployments.router.directory import Directory, Entry
 from deployments.router.dispatch import Dispatcher
+from deployments.router.grpc_app import build_grpc
+from deployments.router.grpc_listener import GrpcListener
 from deployments.router.keys import Keys
 from deployments.router.listeners import HttpListener
 from deployments.router.metrics import Metrics
@@ -57,13 +61,15 @@ class System:
 
     Attributes:
         workflows: Those behind it, for a test to ask by itself, while nobody else does.
-        http: Host and port.
-        caller: For requests that no official client sends.
+        http, grpc: Host and port.
+        caller, channel: For requests that no official client sends.
     """
 
     workflows: Mapping[str, Workflow]
     caller: httpx.Client
+    channel: Any = None
     http: str = ""
+    grpc: str = ""
     _runners: dict[str, Runner] = field(default_factory=dict)
 
     def direct(self, name: str, input_data: Any) -> Any:
@@ -79,16 +85,22 @@ class System:
             dispatcher = Dispatcher(LocalClient(runner))
             dispatcher.configure(runner.card, 1)
             directory.put(Entry(name, dispatcher, "ready", card=runner.card, replicas=1))
-        app = build_app(directory, args, keys, Metrics(entries=directory))
+        metrics = Metrics(entries=directory)
+        app = build_app(directory, args, keys, metrics)
+        grpc_args = GrpcArgs(port=0)
+        edge = build_grpc(Workflows(directory, metrics), grpc_args, args.limits, lambda: keys)
         listener = HttpListener(app, HOST, 0, limits=args.limits, owner="tests", send_away=lambda: None)
+        grpc_listener = GrpcListener(edge, HOST, grpc_args, limits=args.limits, owner="tests", quiet_s=0.05)
         try:
             await listener.start(drain_s=1.0)
+            await grpc_listener.start(drain_s=1.0)
             self.http = f"{HOST}:{listener.address[1]}"
+            self.grpc = f"{HOST}:{grpc_listener.address[1]}"
             self.caller.base_url = httpx.URL(f"http://{self.http}")
             ready.set()
             await leave.wait()
         finally:
-            await listener.stop()
+            await asyncio.gather(listener.stop(), grpc_listener.stop())
             for runner in self._runners.values():
                 await runner.stop()
 
@@ -116,7 +128,8 @@ def running(
         ready.wait()
         if failed:
             raise failed[0]
-        yield system
+        with grpc.insecure_channel(system.grpc) as system.channel:
+            yield system
     finally:
         system.caller.close()
         if not failed:

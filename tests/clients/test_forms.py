@@ -17,8 +17,9 @@ from tests.clients.tensors import ON_A_SERVER, named_tensors, same_bits
 from workflows import types
 
 JSON_FORMS = ("native", "json")
-RAW_FORMS = ("binary",)
-EVERY_FORM = (*JSON_FORMS, *RAW_FORMS)
+RAW_FORMS = ("binary", "grpc_raw")
+EVERY_FORM = (*JSON_FORMS, *RAW_FORMS, "grpc_contents")
+OPEN_INFERENCE = ("json", *RAW_FORMS, "grpc_contents")
 IMAGE = np.random.default_rng(2).random((1, 64), np.float32)
 GOOD = said_of("image", IMAGE)
 
@@ -33,7 +34,9 @@ def test_every_form_is_named() -> None:
 @ON_A_SERVER
 @given(arrays=named_tensors(tuple(sorted(DATATYPES.keys() - ONLY_BINARY)), finite=True))
 def test_tensors_come_back_in_every_form(system: System, arrays: dict[str, Any]) -> None:
-    for form in FORMS.values():
+    for name, form in FORMS.items():
+        if name == "grpc_contents" and any(array.dtype == np.float16 for array in arrays.values()):
+            continue  # for which contents have no field
         answer = form(system, "identity", [said_of(name, array) for name, array in arrays.items()])
         assert list(answer) == list(arrays)
         assert all(same_bits(answer[name], array) for name, array in arrays.items())
@@ -97,7 +100,7 @@ BAD = [
     Bad("no inputs", [], "inputs"),
     Bad("another input", [replace(GOOD, name="picture")], "picture"),
     Bad("one input too many", [GOOD, replace(GOOD, name="more")], "more"),
-    Bad("an input twice", [GOOD, GOOD], forms=("json", *RAW_FORMS)),  # a JSON object has a name once
+    Bad("an input twice", [GOOD, GOOD], forms=OPEN_INFERENCE),  # a JSON object has a name once
     Bad("an output that is not there", [GOOD], "scores", outputs=["scores"]),
     Bad("another dtype", [said_of("image", IMAGE.astype(np.float64))]),
     *(Bad(f"datatype {odd!r}", [replace(GOOD, datatype=odd)]) for odd in ("FP33", "fp32", "")),
@@ -137,6 +140,10 @@ BAD = [
             ("BYTES", None),
         )
     ),
+    *(
+        Bad(f"{wrong} as {datatype}", elements(datatype, wrong), "x", "identity", forms=["grpc_contents"])
+        for datatype, wrong in (("UINT8", 300), ("INT8", -129), ("INT16", 1 << 15), ("UINT16", 1 << 16), ("FP16", 1.0))
+    ),
     Bad("a boolean that is two", [Said("x", "BOOL", [2], raw=b"\x01\x02")], "x", "identity", forms=RAW_FORMS),
     *(
         Bad(f"texts whose lengths are wrong: {raw!r}", [Said("x", "BYTES", [2], raw=raw)], "x", "identity", forms=RAW_FORMS)
@@ -147,7 +154,7 @@ BAD = [
         for name, value in (("sequence_id", 5), ("priority", 1), ("shared_memory_region", "a"), ("unheard", True))
     ),
     *(
-        Bad(f"a timeout of {odd!r}", [GOOD], "timeout", parameters={"timeout": odd}, forms=("json", *RAW_FORMS))
+        Bad(f"a timeout of {odd!r}", [GOOD], "timeout", parameters={"timeout": odd}, forms=OPEN_INFERENCE)
         for odd in (0, -1, "1")
     ),
 ]  # fmt: skip

@@ -131,7 +131,7 @@ def _element(kind: str, picks: Picks) -> Any:
     if kind == "bool":
         return bool(picks.below(2))
     if kind == "bytes":
-        return bytes(byte & 127 for byte in picks.take(picks.below(4)))
+        return picks.take(picks.below(4))
     if kind.startswith("fp"):
         return (
             np.frombuffer(picks.take(8)).item() if kind == "fp64" else np.frombuffer(picks.take(4), np.float32).item()
