@@ -393,3 +393,27 @@ async def test_answers_on_a_stream() -> None:
         assert list(answer.infer_response.raw_output_contents) == [struct.pack("<2h", 1, 2)]
     failed = STREAM_ANSWER.FromString(stream_error("no", "m", None))
     assert (failed.error_message, failed.infer_response.model_name, failed.infer_response.id) == ("no", "m", "")
+
+
+async def test_the_size_of_a_raw_tensor_may_be_said_once_more() -> None:
+    request = raw_request()
+    request.inputs[0].parameters["binary_data_size"].int64_param = 8
+    assert (await read_infer(request.SerializeToString(), LIMITS)).raw
+    request.inputs[0].parameters["binary_data_size"].int64_param = 7
+    with pytest.raises(InvalidInput, match="binary_data_size is not the size of what is in raw_input_contents"):
+        await read_infer(request.SerializeToString(), LIMITS)
+    typed = typed_request(int_contents=[1, 2])
+    typed.inputs[0].parameters["binary_data_size"].int64_param = 2
+    with pytest.raises(InvalidInput, match="binary_data_size is not the size of what is in raw_input_contents"):
+        await read_infer(typed.SerializeToString(), LIMITS)
+
+
+@pytest.mark.parametrize("raw", [True, False])
+async def test_a_request_may_say_how_its_answer_is_to_come(raw: bool) -> None:
+    for request in (raw_request(), typed_request(int_contents=[1, 2])):
+        request.parameters["binary_data_output"].bool_param = raw
+        asked = await read_infer(request.SerializeToString(), LIMITS)
+        assert (asked.raw, asked.infer.parameters) == (raw, {})
+        answer = ANSWER.FromString(await infer_answer("m", asked, Inferred({"y": np.ones(2, np.int8)}, {})))
+        assert bool(answer.raw_output_contents) is raw
+        assert list(answer.outputs[0].contents.int_contents) == ([] if raw else [1, 1])

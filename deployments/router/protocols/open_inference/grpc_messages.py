@@ -2,7 +2,8 @@
 
 Nothing that is asked for is ignored: unknown parameters are errors, and so is a number that its tensor's type cannot hold.
 (Fields that the protocol does not have are ignored, as protobuf does everywhere.) An answer's tensors come as the
-request's came; but all of them raw if one has a type for which contents have no field.
+request's came, unless it says otherwise (`binary_data_output`); but all of them raw if one has a type for which contents
+have no field.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class GrpcInfer:
     """A request, whose model it names, and how its answer is wanted.
 
     Attributes:
-        raw: Whether its tensors came raw.
+        raw: Whether tensors are to go raw: as they came, unless it says otherwise.
     """
 
     name: str
@@ -151,16 +152,20 @@ def _read(message: Any, raw: Sequence[bytes | memoryview], limits: Limits, strea
     parameters, timeout_s = own_parameters(given_parameters(message.parameters))
     if streaming:
         wishes = StreamWishes(_flag(parameters, "stream", True), _flag(parameters, EMPTY_FINAL, False))
+    answers_raw = _flag(parameters, "binary_data_output", bool(raw))
     infer = Infer(inputs, _wanted(message.outputs), parameters, checked_id(message.id) or None, timeout_s)
-    return GrpcInfer(message.model_name, message.model_version, infer, bool(raw), wishes)
+    return GrpcInfer(message.model_name, message.model_version, infer, answers_raw, wishes)
 
 
 def _input(tensor: Any, raw: bytes | memoryview | None, most_texts: int) -> Array:
     name, datatype = tensor.name, tensor.datatype
     for parameter, setting in given_parameters(tensor.parameters).items():
-        if parameter != "content_type":
+        if parameter == "content_type":
+            check_content_type(setting, is_text=datatype == "BYTES")
+        elif parameter != "binary_data_size":
             raise Unsupported(f"tensor {name[:64]!r}: unknown parameter {parameter[:64]!r}", param=name[:64])
-        check_content_type(setting, is_text=datatype == "BYTES")
+        elif raw is None or setting != len(raw):  # KServe's client says it here as well
+            raise bad_tensor(name, "binary_data_size is not the size of what is in raw_input_contents")
     if datatype not in DATATYPES:
         raise bad_tensor(name, f"unknown datatype; known are {', '.join(DATATYPES)}")
     shape = tensor.shape[: MAX_RANK + 1]
