@@ -262,10 +262,15 @@ def _output(name: str, array: Any, tail: list[bytes | memoryview] | None) -> dic
 
 
 def _refuse_not_finite(name: str, array: Array) -> None:
+    """It can be had in another form; but most often it is a model that has gone wrong, which operators must see."""
     if element_kind(array.dtype) == "f" and not np.isfinite(array).all():
-        raise _needs_binary(name, "JSON cannot say NaN or infinity")
+        raise BadOutput(_in_binary_form(name, "JSON cannot say NaN or infinity"))
 
 
 def _needs_binary(name: str, why: str) -> InvalidInput:
     """Not the workflow's fault: the caller can have the same output in another form."""
-    return InvalidInput(f"output {name[:64]!r}: {why}: ask for it in binary form", param=name[:64])
+    return InvalidInput(_in_binary_form(name, why), param=name[:64])
+
+
+def _in_binary_form(name: str, why: str) -> str:
+    return f"output {name[:64]!r}: {why}: ask for it in binary form"
