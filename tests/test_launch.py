@@ -18,7 +18,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
 ROUTER_CONFIG = """
 proxy_location: Disabled
 applications:
-  - {{name: router, route_prefix: null, import_path: "deployments.app:router", args: {{port: {port}, grpc: null}}}}
+  - {{name: router, route_prefix: null, import_path: "deployments.app:router", args: {{{args}}}}}
 """
 TOY_CONFIG = """
 proxy_location: Disabled
@@ -38,11 +38,12 @@ app = Toy.bind()
 """
 
 
-def test_held_port_is_said_in_one_line_with_its_holder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("args", ["port: %d, grpc: null", "port: 0, grpc: {port: %d}"])
+def test_held_port_is_said_in_one_line_with_its_holder(tmp_path: Path, args: str) -> None:
     config = tmp_path / "config.yaml"
     with socket.create_server(("127.0.0.1", 0)) as held:
         port = held.getsockname()[1]
-        config.write_text(ROUTER_CONFIG.format(port=port), encoding="utf-8")
+        config.write_text(ROUTER_CONFIG.format(args=args % port), encoding="utf-8")
         done = subprocess.run(
             [sys.executable, LAUNCH, config], env=ENVIRONMENT, capture_output=True, text=True, check=False
         )

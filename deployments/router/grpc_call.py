@@ -13,6 +13,7 @@ from typing import Any, Final
 import grpc
 
 from deployments.router.admission import Access
+from deployments.router.alarms import Alarm
 from deployments.router.caller import Caller
 from deployments.router.refusals import BadMessage, SlowBody
 from deployments.router.watch import Watch
@@ -31,6 +32,7 @@ class Call(Caller):
         path: The method's, or empty where there is none.
         protocol: For metrics and the log.
         context: gRPC's own.
+        sending: Rings if the answer, which is on its way, is not taken.
     """
 
     path: str
@@ -38,6 +40,7 @@ class Call(Caller):
     context: Any
     method: str = "POST"
     bytes_in: int = 0
+    sending: Alarm | None = None
 
     def seconds_left(self) -> float | None:
         """Until the deadline that the caller has set for the call; None where it has set none."""

@@ -15,6 +15,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -23,6 +24,7 @@ import grpc
 from deployments.config import Limits
 from deployments.router.access_log import AccessLog
 from deployments.router.admission import NOBODY, allowed_key, is_loopback, new_ids, only_local, read_headers
+from deployments.router.alarms import alarm_at
 from deployments.router.grpc_call import Call, Conversation, Method, unforeseen
 from deployments.router.keys import Keys
 from deployments.router.metrics import Metrics
@@ -34,6 +36,9 @@ __all__ = ["GrpcEdge"]
 
 log = logging.getLogger(__name__)
 
+SEND_STALL_S: Final = 30.0
+LEAST_BYTES_PER_S: Final = 64 << 10
+"""Whoever takes its answer more slowly than this, and `SEND_STALL_S`, does not take it."""
 EARLY_S: Final = 0.05
 """Both sides end a call at its deadline, by clocks of their own: a little before ours it is no other end."""
 
@@ -44,12 +49,15 @@ class GrpcEdge(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC comes with
     Args:
         max_calls: That run at a time; those whose answer nobody reads run as well.
         max_stream_s: After which a call of many messages is made to end, as when the server drains.
+        send_stall_s: How long a small answer may take to be taken.
         keys: The keys that are valid now.
 
     Attributes:
         running: Calls that are not over.
         last_begun: When the last call came, by `time.perf_counter()`.
         draining: Whether `drain()` was called.
+        hang_up: Ends the connection of a caller, by its address as gRPC says it, with all its calls; set by who listens.
+            gRPC has no way to end a call whose answer is on its way.
     """
 
     def __init__(
@@ -62,7 +70,10 @@ class GrpcEdge(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC comes with
         keys: Callable[[], Keys],
         metrics: Metrics,
         access_log: Callable[[str], None] | None = None,
+        send_stall_s: float = SEND_STALL_S,
     ) -> None:
+        self.hang_up: Callable[[str], None] = _ignore
+        self._send_stall_s = send_stall_s
         self.running = 0
         self.last_begun = time.perf_counter()
         self.draining = False
@@ -116,12 +127,10 @@ class GrpcEdge(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC comes with
 
     def _begin(self, method: Method, context: Any) -> Call:
         started = self.last_begun = time.perf_counter()
-        self.running += 1
-        context.add_done_callback(self._over)
         metadata = context.invocation_metadata()
         headers, repeated, _ = read_headers((name.encode(), _as_bytes(value)) for name, value in metadata)
         shown, call_id = new_ids(headers.get(b"x-request-id"))
-        return Call(
+        call = Call(
             id=shown,
             call_id=call_id,
             path=method.path,
@@ -133,9 +142,29 @@ class GrpcEdge(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC comes with
             started=started,
             context=context,
         )
+        context.add_done_callback(partial(self._over, call))
+        self.running += 1
+        return call
 
-    def _over(self, context: Any) -> None:
+    def _over(self, call: Call, context: Any) -> None:
+        """Also the answer is sent."""
         self.running -= 1
+        if call.sending is not None:
+            call.sending.cancel()
+
+    def _watch_sending(self, call: Call, size: int) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._send_stall_s + size / LEAST_BYTES_PER_S
+        call.sending = alarm_at(loop, end, partial(self._give_up, call, self._send_stall_s / 10))
+
+    def _give_up(self, call: Call, more_s: float) -> None:
+        """An answer was not taken; or the loop was busy, and will hear in a moment that it was."""
+        if more_s:
+            loop = asyncio.get_running_loop()
+            call.sending = loop.call_later(more_s, self._give_up, call, 0.0)
+        else:
+            log.warning("call %s: nobody took its answer", call.id)
+            self.hang_up(call.context.peer())
 
     def _admit(self, method: Method, call: Call) -> None:
         if self.running > self._max_calls:
@@ -152,6 +181,7 @@ class GrpcEdge(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC comes with
         if method.unary is not None:
             answer = await method.unary(call, await call.only_message())
             call.bytes_out = len(answer)
+            self._watch_sending(call, len(answer))
         if method.conversing is not None:
             await self._converse(method.conversing, Conversation(call, self._settle))
         call.context.set_trailing_metadata((("x-request-id", call.id),))
@@ -204,6 +234,9 @@ def _is_local(peer: str) -> bool:
     """Whether the caller is on this machine. gRPC says `ipv4:127.0.0.1:40000`, or `ipv6:%5B::1%5D:40000`."""
     kind, _, address = peer.partition(":")
     return kind == "unix" or is_loopback(unquote(address).rpartition(":")[0].strip("[]"))
+
+
+def _ignore(peer: str) -> None: ...
 
 
 async def _no_method(call: Call, message: bytes) -> bytes:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote
 
 import grpc
 
@@ -43,6 +44,7 @@ QUIET_S: Final = 2.0
 AGE_JITTER: Final = 1.1
 MARGIN_S: Final = 60.0
 _LOOK_S: Final = 0.1
+_DESCRIPTORS: Final = Path("/proc/self/fd")
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 
 
@@ -97,6 +99,7 @@ class GrpcListener:
             raise
         self._claim.settle()
         self._server = server
+        self._edge.hang_up = self._hang_up
         self._serving = asyncio.create_task(server.wait_for_termination(), name="grpc listener")
         log.info("gRPC on %s:%d", *self.address)
 
@@ -129,15 +132,26 @@ class GrpcListener:
                 found.shutdown(socket.SHUT_RDWR)
 
     def _connected(self) -> bool:
+        return any(True for _ in self._connections())
+
+    def _hang_up(self, peer: str) -> None:
+        for found, address in self._connections():
+            if address == unquote(peer.partition(":")[2]):
+                found.shutdown(socket.SHUT_RDWR)
+
+    def _connections(self) -> Iterator[tuple[socket.socket, str]]:
+        """Those to our port, each with the other side's address as gRPC writes it."""
         for found in self._sockets():
-            with contextlib.suppress(OSError):  # none is at the other end
-                found.getpeername()
-                return True
-        return False
+            with contextlib.suppress(OSError):  # nobody is at the other end
+                host, port = found.getpeername()[:2]
+                host = host.removeprefix("::ffff:")
+                yield found, f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def _sockets(self) -> Iterator[socket.socket]:
         """This process's own on our port: what listens, and what is connected. gRPC does not show them."""
-        for entry in Path("/proc/self/fd").iterdir():
+        if not _DESCRIPTORS.is_dir():  # another system: a stop is gRPC's own
+            return
+        for entry in _DESCRIPTORS.iterdir():
             with contextlib.suppress(OSError):  # gone by now
                 if entry.is_socket():
                     with socket.socket(fileno=os.dup(int(entry.name))) as found:

@@ -147,9 +147,11 @@ class Router(_RouterBase):
 
     async def __del__(self) -> None:
         # Serve calls and awaits this before it ends the replica. Discovery goes on while requests are finished.
-        if hasattr(self, "_listeners"):
-            await asyncio.gather(*(listener.stop() for listener in self._listeners.values()))
-        await self._end()
+        try:
+            if hasattr(self, "_listeners"):
+                await asyncio.gather(*(listener.stop() for listener in self._listeners.values()))
+        finally:
+            await self._end()
 
 
 @serve.deployment(

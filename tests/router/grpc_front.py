@@ -90,7 +90,10 @@ class GrpcFront:
 
 
 def infer_edge(
-    front: Front, args: GrpcArgs, limits: Limits | None = None, keys: Keys | None = None
+    front: Front,
+    args: GrpcArgs,
+    limits: Limits | None = None,
+    keys: Keys | None = None,
 ) -> tuple[GrpcEdge, Limits]:
     """The services over a front's workflows."""
     limits = limits or Limits()

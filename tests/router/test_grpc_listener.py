@@ -11,11 +11,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 
 from deployments.config import GrpcArgs
+from deployments.router import grpc_edge
 from deployments.router.grpc_listener import GrpcListener
 from deployments.router.port import PortTaken
+from deployments.router.protocols.open_inference.grpc_proto import SERVICE
 from tests.ports import free_port
 from tests.router.grpc_front import Caller, failure, infer_edge, infer_request, listening, until
 from tests.router.router_front import Front, ScriptedClient
@@ -260,13 +263,31 @@ async def test_old_connections_are_sent_away_and_nobody_notices() -> None:
         while loop.time() < end:
             call = caller.call("ServerLive", b"")
             await call
-            peers |= {found.getpeername() for found in it.listener._sockets() if is_connected(found)}
+            peers |= {address for _, address in it.listener._connections()}
         assert len(peers) > 1
 
 
-def is_connected(found: socket.socket) -> bool:
-    try:
-        found.getpeername()
-    except OSError:
-        return False
-    return True
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_who_does_not_take_its_answer_is_hung_up_on(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_edge, "LEAST_BYTES_PER_S", 1 << 40)
+    large = np.zeros((4 << 20, 2), np.float32)
+    async with listening(house(), host=host) as it, it.caller() as caller, it.caller() as other:
+        it.edge._send_stall_s = 0.1
+        call = caller.channel.stream_stream(f"/{SERVICE}/ModelInfer")()  # which reads only what it is told to read
+        await call.write(infer_request(array=large).SerializeToString())
+        await until(lambda: it.edge.running == 1)
+        await until(lambda: it.edge.running == 0)
+        assert await call.code() == CODE.UNAVAILABLE
+        it.edge._send_stall_s = 5
+        await other.call("ModelInfer", infer_request())
+
+
+async def test_who_takes_its_answer_slowly_is_waited_for() -> None:
+    large = np.zeros((4 << 20, 2), np.float32)
+    async with listening(house()) as it, it.caller(options={"grpc.max_receive_message_length": -1}) as caller:
+        call = caller.channel.stream_stream(f"/{SERVICE}/ModelInfer")()
+        await call.write(infer_request(array=large).SerializeToString())
+        await until(lambda: it.front.lines.texts != [])
+        assert it.edge.running == 1  # because the answer is not sent
+        assert len(await call.read()) > large.nbytes
+        await until(lambda: it.edge.running == 0)
