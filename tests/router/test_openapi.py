@@ -73,6 +73,21 @@ async def test_routes_that_need_no_key_say_so() -> None:
         assert public is (route.access == "public"), route.path
 
 
+async def test_what_is_grouped_is_a_group_and_workflows_say_where_there_is_more_of_them() -> None:
+    front = house()
+    front.add("native")
+    spec = (await front.get("/openapi.json")).json()
+    tags = [tag["name"] for tag in spec["tags"]]
+    assert {tag for item in spec["paths"].values() for operation in item.values() for tag in operation["tags"]} == set(
+        tags
+    )
+    assert len(set(tags)) == len(tags)
+    more = {tag["name"]: tag["externalDocs"]["url"] for tag in spec["tags"] if "externalDocs" in tag}
+    assert set(more) == {"odd", "chat", "tensors"}
+    for url in more.values():
+        assert (await front.get(f"/{url}")).status_code == 200
+
+
 def accepts(spec: dict[str, Any], path: str, body: Any) -> bool:
     schema = spec["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
     return bool(Draft202012Validator({**schema, "components": spec["components"]}).is_valid(body))
@@ -144,6 +159,7 @@ async def test_the_page_needs_only_the_description_and_its_policy_allows_nothing
     assert policy["default-src"] == "'none'"
     assert policy["connect-src"] == "'self'"
     script = page.texts["script"]
-    assert re.findall(r"fetch\((.*?),", script) == ['"openapi.json"']
+    assert re.findall(r"fetch\((.*?),", script) == ["path"]
+    assert re.findall(r"[^n] ask\((.*?),", script) == ["docs.url", '"openapi.json"']
     for kept in ("http", "innerHTML", "localStorage", "sessionStorage", "cookie", "location"):
         assert kept not in script

@@ -48,7 +48,7 @@ def document(entries: Iterable[Entry], *, keyed: bool) -> Json:
         if entry.card is not None:
             paths.update(workflow_paths(entry.card, schemas))
         if entry.card is not None and entry.name not in _GENERAL:
-            more = {"url": f"/v2/models/{entry.name}/openapi.json", "description": "More of this model, with examples"}
+            more = {"url": f"v2/models/{entry.name}/openapi.json", "description": "All of its routes, with examples"}
             tags.append({"name": entry.name, "description": entry.card.summary, "externalDocs": more})
     info = {
         "title": "infernet-serve",

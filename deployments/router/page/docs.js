@@ -42,6 +42,9 @@ function operation(path, method, spec) {
   const head = element("summary", "", element("span", "method", method.toUpperCase()),
     element("code", "", path), element("span", "about", spec.summary || ""));
   const made = element("details", "", head);
+  for (const { label, source } of spec["x-codeSamples"] || []) {
+    made.append(element("details", "", element("summary", "", "Example: " + label), element("pre", "", source)));
+  }
   if (spec.requestBody) made.append(body("Request", spec.requestBody.content));
   for (const [status, answer] of Object.entries(spec.responses)) {
     if (status === "200") made.append(body("200 " + answer.description, answer.content));
@@ -50,19 +53,44 @@ function operation(path, method, spec) {
   return made;
 }
 
-function show(api) {
+function operations(api) {
+  return Object.entries(api.paths).flatMap(([path, item]) =>
+    Object.entries(item).map(([method, spec]) => [spec.tags[0], operation(path, method, spec)]));
+}
+
+// A workflow says more of itself, with examples, to whoever wants to see it: that takes the place of what is shown here.
+function more(docs, key, shown) {
+  const button = element("button", "", docs.description);
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    const answer = await ask(docs.url, key).catch(() => ({}));
+    if (answer.ok) {
+      const api = await answer.json();
+      Object.assign(schemas, api.components.schemas);
+      shown.replaceChildren(...operations(api).map(([, made]) => made));
+      button.remove();
+    } else {
+      button.replaceWith("There is no more of it for you here.");
+    }
+  });
+  return button;
+}
+
+function show(api, key) {
   schemas = api.components.schemas;
   main.replaceChildren(element("h1", "", api.info.title + " ", element("small", "", api.info.version)),
     element("p", "", api.info.description));
-  const groups = new Map();
-  for (const [path, item] of Object.entries(api.paths)) {
-    for (const [method, spec] of Object.entries(item)) {
-      const tag = spec.tags[0];
-      if (!groups.has(tag)) groups.set(tag, []);
-      groups.get(tag).push(operation(path, method, spec));
-    }
+  const all = operations(api);
+  for (const { name, description, externalDocs } of api.tags) {
+    const shown = element("section", "", ...all.filter(([tag]) => tag === name).map(([, made]) => made));
+    main.append(element("h2", "", name), element("p", "", description), shown);
+    if (externalDocs) shown.before(more(externalDocs, key, shown));
   }
-  for (const [tag, operations] of groups) main.append(element("h2", "", tag), ...operations);
+}
+
+// Nothing is asked but this server, as its policy for this page says.
+function ask(path, key) {
+  return fetch(path, { headers: key ? { "x-api-key": key } : {}, credentials: "omit", cache: "no-store" });
 }
 
 // The key is in the field and in one request's header, and nowhere else: a reload forgets it.
@@ -79,10 +107,9 @@ function askForKey(complaint) {
 
 async function load(key) {
   try {
-    const headers = key ? { "x-api-key": key } : {};
-    const answer = await fetch("openapi.json", { headers, credentials: "omit", cache: "no-store" });
+    const answer = await ask("openapi.json", key);
     if (answer.status === 401) askForKey(key ? "This is not a valid API key." : "Which API key?");
-    else if (answer.ok) show(await answer.json());
+    else if (answer.ok) show(await answer.json(), key);
     else main.replaceChildren(element("p", "", "There is no description for you here: " + answer.status));
   } catch {
     main.replaceChildren(element("p", "", "The description could not be fetched."));
