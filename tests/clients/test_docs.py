@@ -1,4 +1,4 @@
-"""The snippets of the protocol's page, run as they are, print what stands behind them."""
+"""The snippets of the protocol's page, run as they are and over gRPC, print what stands behind them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ def test_there_are_snippets() -> None:
 @pytest.mark.parametrize("snippet", SNIPPETS)
 def test_a_snippet_prints_what_it_says(system: System, snippet: str, capsys: pytest.CaptureFixture[str]) -> None:
     said = re.findall(r"print\(.*\)  # (.*)$", snippet, re.MULTILINE)
-    assert "localhost:8000" in snippet
-    exec(compile(snippet.replace("localhost:8000", system.http), str(PAGE), "exec"), {})
-    assert capsys.readouterr().out.splitlines() == said
+    grpc = snippet.replace("tritonclient.http", "tritonclient.grpc").replace("localhost:8000", "localhost:9000")
+    for way in (snippet, grpc):
+        here = way.replace("localhost:8000", system.http).replace("localhost:9000", system.grpc)
+        assert here != way
+        exec(compile(here, str(PAGE), "exec"), {})
+        assert capsys.readouterr().out.splitlines() == said

@@ -10,7 +10,12 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from deployments.router.protocols.open_inference.binary_tensors import tensor_to_bytes
 from deployments.router.protocols.open_inference.datatypes import DATATYPES
-from deployments.router.protocols.open_inference.grpc_messages import GrpcInfer, infer_answer, read_infer
+from deployments.router.protocols.open_inference.grpc_messages import (
+    SMALL_BYTES,
+    GrpcInfer,
+    infer_answer,
+    read_infer,
+)
 from deployments.router.protocols.open_inference.grpc_proto import message_class, split
 from deployments.router.protocols.open_inference.inference import Inferred
 from deployments.router.refusals import BadMessage
@@ -72,12 +77,15 @@ def nearly_right_message(data: bytes) -> None:
     raw, streaming = bool(picks.below(2)), bool(picks.below(2))
     for _ in range(1 + picks.below(4)):
         _add_tensor(request, picks, raw)
+    if raw and picks.below(16) == 1:  # large ones are taken apart before they are parsed
+        request.inputs.add(name="large", datatype="INT8", shape=[SMALL_BYTES])
+        request.raw_input_contents.append(picks.take(1) * SMALL_BYTES)
     for name in "abcd"[: picks.one_of([0, 0, 1, 3])]:
         output = request.outputs.add(name=picks.likely([name], ["", "a"]))
         if picks.rarely():
             output.parameters["classification"].int64_param = 1
     if picks.below(3) == 1:
-        _set(request.parameters[picks.likely(["own"], ["timeout", "priority", "stream", "content_type"])], picks)
+        _set(request.parameters[picks.likely(["own"], ["timeout", "priority", "stream", "binary_data_output"])], picks)
     message = request.SerializeToString()
     if picks.rarely() and message:
         place = picks.below(256) % len(message)
@@ -91,7 +99,11 @@ def nearly_right_message(data: bytes) -> None:
     raw = bool(request.raw_input_contents)
     assert not raw or len(request.raw_input_contents) == len(request.inputs)
     for index, tensor in enumerate(request.inputs):
-        assert not tensor.parameters
+        assert set(tensor.parameters) <= {"binary_data_size"}
+        if tensor.parameters:
+            said = tensor.parameters["binary_data_size"]
+            assert said.HasField("int64_param")
+            assert said.int64_param == len(request.raw_input_contents[index])
         assert not (raw and tensor.contents.ListFields())
         _check_same(asked.infer.inputs[tensor.name], tensor, request.raw_input_contents[index] if raw else None)
 
@@ -120,11 +132,20 @@ def _add_tensor(request: Any, picks: Picks, raw: bool) -> None:
             own = picks.take(count * DTYPES[DATATYPES.get(datatype, "int8")].itemsize)
             own = bytes(byte & 1 for byte in own) if datatype == "BOOL" and not picks.rarely() else own
         request.raw_input_contents.extend([own] * picks.likely([1], [0, 2]))
+        if picks.below(8) == 1:
+            _say_size(tensor.parameters["binary_data_size"], picks, len(own))
     if not raw or picks.rarely():
         kind = picks.likely([_OF.get(datatype, "fp32")], _FIELDS)
         getattr(tensor.contents, f"{kind}_contents").extend(_element(kind, picks) for _ in range(count))
     if picks.rarely():
         tensor.parameters["shared_memory_region"].string_param = "x"
+
+
+def _say_size(parameter: Any, picks: Picks, size: int) -> None:
+    name, value = picks.likely(
+        [("int64_param", size)], [("int64_param", -1), ("bool_param", True), ("double_param", 1.0)]
+    )
+    setattr(parameter, name, value)
 
 
 def _element(kind: str, picks: Picks) -> Any:

@@ -28,7 +28,7 @@ from deployments.router.request import Reply, Request, Route
 from tests.fuzz.bounded import bounded
 from tests.fuzz.picks import Picks
 from tests.router.router_front import ScriptedClient
-from workflows.errors import InvalidInput
+from workflows.errors import BadOutput, InvalidInput
 from workflows.tensors import DTYPES, Array, element_kind
 
 __all__ = ["any_body", "any_tensor", "at_once", "nearly_right_body", "same_bits"]
@@ -228,12 +228,15 @@ def _check(body: bytes, size: bytes | None) -> HttpInfer | None:
     except (BadJson, InvalidInput):
         return None
     inputs = asked.infer.inputs
+    in_json = [array for name, array in inputs.items() if not asked.is_binary(name)]
     try:
         with bounded(len(body)):
             reply = infer_reply(ENTRY, asked, Inferred(inputs, {}))
     except InvalidInput:
-        in_json = [array for name, array in inputs.items() if not asked.is_binary(name)]
         assert any(map(_has_no_json, in_json))
+        return asked
+    except BadOutput:
+        assert not all(map(_is_finite, in_json))
         return asked
     told = _outputs(reply)
     assert list(told) == list(inputs)
@@ -243,9 +246,12 @@ def _check(body: bytes, size: bytes | None) -> HttpInfer | None:
 
 
 def _has_no_json(array: Array) -> bool:
-    if array.dtype.kind == "O":
-        return any(isinstance(item, bytes) for item in array.ravel().tolist())
-    return array.dtype == DTYPES["bfloat16"] or (array.dtype.kind == "f" and not np.isfinite(array).all())
+    elements = array.ravel().tolist() if array.dtype.kind == "O" else []
+    return array.dtype == DTYPES["bfloat16"] or any(isinstance(item, bytes) for item in elements)
+
+
+def _is_finite(array: Array) -> bool:
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
 
 
 def _outputs(reply: Reply) -> dict[str, Array]:

@@ -164,7 +164,7 @@ def _input(tensor: Any, raw: bytes | memoryview | None, most_texts: int) -> Arra
             check_content_type(setting, is_text=datatype == "BYTES")
         elif parameter != "binary_data_size":
             raise Unsupported(f"tensor {name[:64]!r}: unknown parameter {parameter[:64]!r}", param=name[:64])
-        elif raw is None or setting != len(raw):  # KServe's client says it here as well
+        elif raw is None or type(setting) is not int or setting != len(raw):  # KServe's client says it here as well
             raise bad_tensor(name, "binary_data_size is not the size of what is in raw_input_contents")
     if datatype not in DATATYPES:
         raise bad_tensor(name, f"unknown datatype; known are {', '.join(DATATYPES)}")
