@@ -37,6 +37,6 @@ def build_app(
     routes = [*native.routes(workflows), *open_inference.routes(workflows)]
     protocols = [native.PROTOCOL, open_inference.PROTOCOL]
     edge: Edge
-    routes += operations.routes(workflows, lambda: edge.draining)
+    routes += operations.routes(workflows, lambda: edge.draining, args.grpc)
     edge = Edge(routes, protocols, args, keys, metrics, access_log)
     return edge

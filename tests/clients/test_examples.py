@@ -32,6 +32,7 @@ from workflows.card import Signature, TensorSpec
 
 BLOCK = re.compile(r"^## ([^\n]+)\n\n```(sh|python)\n(.*?)\n```$", re.MULTILINE | re.DOTALL)
 HOSTILE = "a'b\"`$(id)`\\ !x \n```\n# é😀\x7f"
+GRPC = "127.0.0.1:9000"  # the configured port, in place of which these tests have any
 SHAPES: dict[str, tuple[int, ...]] = {
     "scalar": (),
     "row": (-1,),
@@ -147,12 +148,13 @@ def test_tensor_models_take_their_programs(system: System, name: str) -> None:
     over_http, over_grpc = (
         block.source for block in blocks(system, f"/v2/models/{name}") if block.language == "python"
     )
-    result, printed = program(over_http)
-    for spec in model.specs:
-        array = result.as_numpy(spec.name)
-        assert all(declared in (-1, size) for declared, size in zip(spec.shape, array.shape, strict=True))
-        assert spec.name in printed
-    compile(over_grpc, "example", "exec")
+    assert GRPC in over_grpc
+    for source in (over_http, over_grpc.replace(GRPC, system.grpc)):
+        result, printed = program(source)
+        for spec in model.specs:
+            array = result.as_numpy(spec.name)
+            assert all(declared in (-1, size) for declared, size in zip(spec.shape, array.shape, strict=True))
+            assert spec.name in printed
 
 
 def test_a_model_that_does_not_say_what_it_takes_has_no_examples() -> None:
@@ -219,8 +221,7 @@ def test_the_default_system_takes_its_examples(
         assert block.is_native or (version in block.source if block.language == "sh" else name in block.source)
         if block.language == "python":
             assert ('model_version="1"' in block.source) is bool(version)
-            if "tritonclient.http" in block.source:
-                assert program(block.source)[1]
+            assert program(block.source.replace(GRPC, guarded.grpc))[1]
         elif "streamed" in block.label:
             events = shell(block.source).removesuffix("\n\n").split("\n\n")
             assert "[DONE]" in events[-1] or json.loads(events[-1].removeprefix("data: "))["done"]
@@ -279,6 +280,23 @@ async def test_the_host_is_the_one_that_was_asked_if_it_can_be_shown(host: str, 
         assert set(re.findall(r'InferenceServerClient\(\\?"([^"\\]+)', answer.text)) == {http, grpc}
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["cache-control"] == "no-store"
+
+
+async def test_grpc_is_shown_where_it_is() -> None:
+    tls = {"cert_file": "cert", "key_file": "key"}
+    cases: list[tuple[Any, set[str]]] = [
+        (None, set()),
+        ({"port": 0}, set()),
+        ({"port": 9443}, {'"localhost:9443"'}),
+        ({"port": 9443, "tls": tls}, {'"localhost:9443", ssl=True'}),
+    ]
+    for grpc, shown in cases:
+        front = Front(grpc=grpc)
+        front.add("spelling")
+        text = (await front.get("/v2/models/spelling/examples")).text
+        found = re.findall(r"InferenceServerClient\((.*)\) as", text)
+        assert set(found) == {'"localhost:8000"'} | shown
+        assert len(found) == text.count("import tritonclient.")
 
 
 async def test_a_host_that_is_not_ours_is_answered_nothing() -> None:

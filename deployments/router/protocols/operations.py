@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from deployments.config import GrpcArgs
 from deployments.router.asking import Workflows
 from deployments.router.json_body import render_json
 from deployments.router.keys import ANYONE
@@ -32,8 +33,8 @@ _AS_IT_IS: Final = [(b"x-content-type-options", b"nosniff"), (b"cache-control", 
 PROTOCOL: Final = Protocol("operations", "/-/", NATIVE)
 
 
-def routes(workflows: Workflows, draining: Callable[[], bool]) -> list[Route]:
-    """What this adds to the router."""
+def routes(workflows: Workflows, draining: Callable[[], bool], grpc: GrpcArgs | None) -> list[Route]:
+    """What this adds to the router. `grpc`: where that is, for examples."""
 
     async def live(request: Request) -> Reply:
         return json_reply({"live": True})
@@ -57,15 +58,15 @@ def routes(workflows: Workflows, draining: Callable[[], bool]) -> list[Route]:
         return json_reply(document(workflows.listed(request), keyed=request.key is not ANYONE))
 
     async def model_description(request: Request) -> Reply:
-        card, version, examples = _examples(workflows, request)
+        card, version, examples = _examples(workflows, request, grpc)
         content = render_json(model_document(card, version, examples, keyed=request.key is not ANYONE))
         return Reply(200, content, [JSON, *_AS_IT_IS])
 
     async def model_examples(request: Request) -> Reply:
-        card, _, examples = _examples(workflows, request)
+        card, _, examples = _examples(workflows, request, grpc)
         if not examples:
             raise Unsupported("this model does not say what it takes, so there are no examples")
-        text = as_markdown(card, examples, place_of(request))
+        text = as_markdown(card, examples, place_of(request, grpc))
         return Reply(200, text.encode(), [(b"content-type", b"text/markdown; charset=utf-8"), *_AS_IT_IS])
 
     shown = page()
@@ -91,9 +92,9 @@ def routes(workflows: Workflows, draining: Callable[[], bool]) -> list[Route]:
     return found
 
 
-def _examples(workflows: Workflows, request: Request) -> tuple[Card, str, list[Example]]:
+def _examples(workflows: Workflows, request: Request, grpc: GrpcArgs | None) -> tuple[Card, str, list[Example]]:
     """The card of the model that the path names, the version if it names one, and examples."""
     card = workflows.card(find(workflows, request, *request.params))
     version = "".join(request.params[1:])
     base = model_base(card, version)
-    return card, version, examples_of(card, base, version, place_of(request), request.limits.max_json_elements)
+    return card, version, examples_of(card, base, version, place_of(request, grpc), request.limits.max_json_elements)

@@ -38,10 +38,11 @@ for output in {outputs}:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the reader reaches us: `host:port` of both, and whether a key is needed."""
+    """Where the reader reaches us: `host:port` of HTTP and, where it is known, of gRPC; and whether a key is needed."""
 
     http: str
-    grpc: str
+    grpc: str | None
+    grpc_tls: bool
     keyed: bool
 
 
@@ -95,13 +96,15 @@ def triton(place: Place, transport: Transport, model: str, version: str, tensors
         options.append(f"parameters={said!r}")
     if place.keyed:
         options.append(f'headers={{"x-api-key": os.environ["{KEY}"]}}')
-    address = place.http if transport == "http" else place.grpc
+    address = _python(place.http if transport == "http" else place.grpc or "")
+    if transport == "grpc" and place.grpc_tls:
+        address += ", ssl=True"
     return _TRITON.format(
         transport=transport,
         imports="import os\n\n" if place.keyed else "",
         more="import ml_dtypes\n" if any(tensor.dtype == "bfloat16" for tensor in tensors) else "",
         arrays=arrays,
-        address=_python(address),
+        address=address,
         call=", ".join([_python(model), "inputs", *options]),
         outputs='result.get_response()["outputs"]' if transport == "http" else "result.get_response().outputs",
         name='output["name"]' if transport == "http" else "output.name",

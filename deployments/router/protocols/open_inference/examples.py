@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, Final, Literal
 
+from deployments.config import GrpcArgs
 from deployments.router.json_body import render_json
 from deployments.router.keys import ANYONE
 from deployments.router.openapi.instances import instance_of
@@ -26,7 +27,6 @@ from workflows.card import Card, TensorSpec
 
 __all__ = ["Example", "as_markdown", "examples_of", "place_of"]
 
-GRPC_PORT: Final = 9000
 DEFAULT_HOST: Final = "localhost:8000"
 MAX_INLINE: Final = 100
 """Elements that a command shows one by one."""
@@ -52,12 +52,13 @@ class Example:
     body: Any = None
 
 
-def place_of(request: Request) -> Place:
+def place_of(request: Request, grpc: GrpcArgs | None) -> Place:
     """How whoever asks this reaches us: by the host that the request names, if it is one that can be shown."""
     found = _HOST.fullmatch(request.headers.get(b"host", b""))
     host = found[0].decode() if found else DEFAULT_HOST
     name = found[1].decode() if found else DEFAULT_HOST.partition(":")[0]
-    return Place(host, f"{name}:{GRPC_PORT}", keyed=request.key is not ANYONE)
+    at = f"{name}:{grpc.port}" if grpc is not None and grpc.port else None
+    return Place(host, at, grpc_tls=grpc is not None and grpc.tls is not None, keyed=request.key is not ANYONE)
 
 
 def examples_of(card: Card, base: str, version: str, place: Place, most_in_json: int) -> list[Example]:
@@ -125,7 +126,9 @@ def _infer_examples(
         found.append(_command("Tensors", path, whole, place))
     elif in_json and elements + len(tensors) * 16 < most_in_json:
         found.append(Example("Tensors", "Shell", path, curl_filled(place, path, body, tensors)))
-    transports: tuple[tuple[Transport, str], ...] = (("http", "HTTP"), ("grpc", "gRPC"))
+    transports: list[tuple[Transport, str]] = [("http", "HTTP")]
+    if place.grpc is not None:
+        transports.append(("grpc", "gRPC"))
     for transport, shown in transports:
         source = triton(place, transport, card.name, version, tensors, parameters)
         found.append(Example(f"Tensors, with tritonclient over {shown}", "Python", path, source))
