@@ -21,6 +21,9 @@ class Alarm(Protocol):
     def cancel(self) -> None: ...
 
 
+def _nothing() -> None: ...
+
+
 class _Entry:
     __slots__ = ("ring", "step")
 
@@ -31,6 +34,7 @@ class _Entry:
 
     def cancel(self) -> None:
         self.step.pop(self, None)
+        self.ring = _nothing  # whoever is rung for holds its alarm
 
 
 class _Steps:

@@ -227,6 +227,7 @@ class Dispatcher:
 
     def _ended(self, call: _Call) -> None:
         self._calls.discard(call)
+        call.envelope.clear()  # whose members know their call: large inputs would wait for the garbage collector
         self._pump()
 
     async def _send(self, envelope: list[_Pending]) -> None:

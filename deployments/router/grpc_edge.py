@@ -142,11 +142,13 @@ class GrpcEdge(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC comes with
             started=started,
             context=context,
         )
-        context.add_done_callback(partial(self._over, call))
+        task: asyncio.Task[Any] | None = asyncio.current_task()
+        assert task is not None
+        task.add_done_callback(partial(self._over, call))  # gRPC's own would leave it to the garbage collector
         self.running += 1
         return call
 
-    def _over(self, call: Call, context: Any) -> None:
+    def _over(self, call: Call, task: asyncio.Task[Any]) -> None:
         """Also the answer is sent."""
         self.running -= 1
         if call.sending is not None:

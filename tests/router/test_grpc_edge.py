@@ -134,8 +134,6 @@ class FromElsewhere:
     def invocation_metadata(self) -> Any:
         return self.metadata
 
-    def add_done_callback(self, callback: Any) -> None: ...
-
     def peer(self) -> str:
         return "ipv4:10.0.0.1:40000"
 

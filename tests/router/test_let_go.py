@@ -1,0 +1,91 @@
+"""What a caller sent is gone with its answer, and does not wait for the garbage collector: it may be megabytes."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deployments.router.alarms import alarm_at
+from tests.router.grpc_front import infer_request, listening, until
+from tests.router.router_front import Front, ScriptedClient
+from workflows.context import CallContext
+from workflows.tensors import Array
+
+SENT: Array = np.array([[1.5, 2.5]], np.float32)
+
+
+@pytest.fixture(autouse=True)
+def no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+class Keeping:
+    """A workflow that knows whether its inputs are still there."""
+
+    def __init__(self) -> None:
+        self.seen: list[weakref.ref[Any]] = []
+        self.front = Front()
+        self.front.add("m", ScriptedClient(self._answer), kind="tensors")
+
+    async def _answer(self, input_data: Any, call: CallContext) -> Any:
+        self.seen.append(weakref.ref(input_data["inputs"]["x"]))
+        return {"outputs": {"y": np.zeros(1, np.float32)}}
+
+    def gone(self) -> bool:
+        return len(self.seen) == 3 and not any(ref() is not None for ref in self.seen)
+
+
+async def test_over_http() -> None:
+    keeping = Keeping()
+    tensor = {"name": "x", "datatype": "FP32", "shape": SENT.shape, "parameters": {"binary_data_size": SENT.nbytes}}
+    head = json.dumps({"inputs": [tensor]}).encode()
+    headers = {"inference-header-content-length": str(len(head)), "content-type": "application/octet-stream"}
+    for _ in range(3):
+        body = head + SENT.tobytes()
+        answer = await keeping.front.request("POST", "/v2/models/m/infer", content=body, headers=headers)
+        assert answer.status_code == 200
+    await until(keeping.gone)
+
+
+async def test_over_grpc() -> None:
+    keeping = Keeping()
+    async with listening(keeping.front) as it, it.caller() as caller:
+        for _ in range(3):
+            await caller.call("ModelInfer", infer_request())
+        await until(keeping.gone)
+
+
+async def test_over_a_call_of_many() -> None:
+    keeping = Keeping()
+    async with listening(keeping.front) as it, it.caller() as caller:
+        call = caller.conversation()
+        for _ in range(3):
+            await call.write(infer_request())
+            await call.read()
+        await until(keeping.gone)  # though the call goes on
+        await call.done_writing()
+        await call.code()
+
+
+@pytest.mark.parametrize("exact", [True, False])
+async def test_a_cancelled_alarm_knows_nobody(exact: bool) -> None:
+    class Rung:
+        def ring(self) -> None: ...
+
+    rung = Rung()
+    loop = asyncio.get_running_loop()
+    alarm = alarm_at(loop, loop.time() + 60, rung.ring, exact=exact)
+    gone = weakref.ref(rung)
+    alarm.cancel()
+    del rung
+    assert gone() is None
