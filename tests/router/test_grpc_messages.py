@@ -300,7 +300,7 @@ async def test_many_texts_are_made_on_a_thread(raw: bool, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("datatype", NUMBERS)
 @given(data=st.data())
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 async def test_numbers_come_back_as_they_went(datatype: str, data: st.DataObject) -> None:
     dtype = DTYPES[DATATYPES[datatype]]
     shapes = arrays.array_shapes(min_dims=0, max_dims=3, min_side=0)
@@ -313,7 +313,7 @@ async def test_numbers_come_back_as_they_went(datatype: str, data: st.DataObject
 
 
 @given(arrays.arrays(object, arrays.array_shapes(min_dims=0, max_dims=2, min_side=0), elements=st.text(max_size=8)))
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 async def test_texts_come_back_as_they_went(array: Array) -> None:
     for raw in (True, False):
         np.testing.assert_array_equal(await there_and_back(array, "BYTES", raw=raw), array)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
@@ -88,6 +88,7 @@ def test_a_client_with_the_same_names_lives_in_the_same_process() -> None:
     name=st.text(max_size=200),
     after=st.lists(st.binary(max_size=300), max_size=3),
 )
+@settings(deadline=None)
 def test_a_message_is_split_into_its_raw_tensors_and_the_rest(before: Any, name: str, after: Any) -> None:
     first, last = REQUEST(raw_input_contents=before), REQUEST(model_name=name, raw_input_contents=after)
     rest, found = split(first.SerializeToString() + last.SerializeToString(), RAW)
@@ -102,6 +103,7 @@ def test_raw_tensors_are_not_copied() -> None:
 
 
 @given(st.binary(max_size=64))
+@settings(deadline=None)
 def test_noise_is_split_or_refused_as_protobuf_would(data: bytes) -> None:
     try:
         message = parsed(REQUEST, data)
