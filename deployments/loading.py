@@ -61,6 +61,7 @@ class Loading:
 
     Attributes:
         serves: Whether new work is taken in; `refusal()` says why not.
+        set_up: Whether the workflow is in memory, on its way neither in nor out: only then can it describe itself.
         setup_timeout_s: How long a setup may take.
     """
 
@@ -68,6 +69,7 @@ class Loading:
         self, drive: Drive, name: str, replica: str, loaded: Callable[[], None], streams_ended: asyncio.Event
     ) -> None:
         self.serves = False
+        self.set_up = False
         self.setup_timeout_s = 600.0
         self._drive = drive
         self._name = name
@@ -86,7 +88,7 @@ class Loading:
     @property
     def away(self) -> bool:
         """Whether the workflow was taken out of memory, and is not back yet."""
-        return self._begun and self._standing.state in ("unloaded", "loading")
+        return self._begun and not self.set_up
 
     def listen(self, listener: Callable[[Standing], None]) -> Callable[[], None]:
         """Hear of every change from now on, at once. Returns what ends it."""
@@ -96,7 +98,7 @@ class Loading:
     def begin(self) -> None:
         """The first setup has succeeded."""
         self._loaded()
-        self._begun = True
+        self._begun = self.set_up = True
         self._set("loaded")
 
     def refusal(self) -> WorkflowError:
@@ -169,6 +171,7 @@ class Loading:
             await self._tear_down()  # nothing stays of what was loaded before it failed
             self._set("unloaded", why_setup_failed(error))
             return self._unloaded()
+        self.set_up = True
         self._set("loaded")
         return self.refusal() if self._stopping else None
 
@@ -190,6 +193,7 @@ class Loading:
 
     async def _tear_down(self) -> str:
         """Why the teardown failed; empty when it did not."""
+        self.set_up = False
         try:
             await self._drive.unload()
         except Exception as error:

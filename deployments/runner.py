@@ -133,11 +133,11 @@ class Runner:
         return self._card.model_copy(update={"batch_costs": costs})
 
     def configure(self, settings: WorkflowSettings) -> None:
-        """Change limits while running; what already waits stays."""
+        """Change limits while running; what already waits stays. The card of a workflow that is unloaded says so later."""
         self._settings = settings
         self._drive.configure(settings)
-        if self._card is not None:
-            self._card = self._workflow.card(self._name, self._summary)
+        if self._loading.set_up:
+            self._describe()
 
     def take(self, items: Sequence[Item], deliver: Deliver, begun: Begun | None = None) -> Taken:
         """Queue several inputs. `deliver` gets each one's index and outcome, once, during this call or later.

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 from deployments.client import Item, Outcome
+from deployments.config import WorkflowSettings
 from deployments.local import LocalClient
 from deployments.runner import Figures, Runner
 from deployments.standing import Standing
 from tests.contract import collect
 from workflows import AsyncInferenceWorkflow, BaseInferenceWorkflow, CallContext
+from workflows.card import Batching, Signature, TensorSpec
 from workflows.errors import DeadlineExceeded, NotReady, ReplicaLost, Unloaded, WorkflowError
 
 PATIENCE_S = 20.0
@@ -364,6 +366,37 @@ async def test_what_was_never_set_up_is_not_loaded() -> None:
     for change in (runner.load, runner.unload):
         error = await refused(change(PATIENCE_S))
         assert (type(error), error.message) == (NotReady, "not ready")
+    await runner.stop()
+
+
+class Signed(BaseInferenceWorkflow[int, int]):
+    """Knows its signature from its model, as long as that is there."""
+
+    def do_setup(self) -> None:
+        self.known = Signature(inputs=[TensorSpec(name="x", dtype="int64", shape=[1])], outputs=[])
+
+    def do_run_batch(self, batch: list[int]) -> list[int]:
+        return batch
+
+    def do_teardown(self) -> None:
+        del self.known
+
+    def signature(self) -> Signature:
+        return self.known
+
+
+async def test_new_settings_for_what_is_unloaded_are_its_card_s_once_it_is_loaded() -> None:
+    runner = Runner(Signed(), "it")
+    await runner.start()
+    card = runner.card
+    assert card.signature is not None
+    await runner.unload(PATIENCE_S)
+    runner.configure(WorkflowSettings(batching=Batching(max_size=3)))
+    assert runner.card == card
+    await runner.load(PATIENCE_S)
+    assert runner.card == card.model_copy(update={"batching": Batching(max_size=3)})
+    runner.configure(WorkflowSettings())
+    assert runner.card == card
     await runner.stop()
 
 
