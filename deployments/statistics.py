@@ -1,6 +1,6 @@
 """How often a workflow has answered and what that took, as its replicas count it: every item and every run of the model.
 
-Counts and times only grow, for as long as a replica lives. No Ray, no clock.
+Counts and times only grow, for as long as a replica lives. No Ray.
 """
 
 from __future__ import annotations

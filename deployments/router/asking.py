@@ -134,10 +134,15 @@ class Workflows:
         with Watch(left + GRACE_S, caller.receive):
             await entry.unload(left)
 
-    async def statistics(self, caller: Caller, entry: Entry) -> Statistics:
-        """What a workflow's replicas have done. Raises NotReady where none runs."""
+    async def statistics(self, caller: Caller, entries: Sequence[Entry]) -> list[Statistics]:
+        """What the replicas of these workflows have counted, all asked at once. The first that fails ends it for all."""
         with Watch(_seconds(caller, caller.limits.deadline_s) + GRACE_S, caller.receive):
-            return await entry.statistics()
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    asked = [tasks.create_task(entry.statistics()) for entry in entries]
+            except ExceptionGroup as failed:
+                raise failed.exceptions[0] from None
+        return [task.result() for task in asked]
 
     def stream_seconds(self, caller: Caller, at_most_s: float | None = None) -> float:
         """How long a stream of this caller may take."""

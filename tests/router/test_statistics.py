@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from deployments.router.keys import Keys, mint_key
 from deployments.statistics import Statistics
-from tests.router.router_front import Front, ScriptedClient
+from tests.router.router_front import Front, ScriptedClient, Visit
 from tests.router.test_in_process import Doubling, Spelling, serving
-from workflows.errors import NotReady
+from workflows.errors import DeadlineExceeded, WorkflowError
 
 TIMES = {
     "success",
@@ -57,18 +58,51 @@ async def test_runs_items_and_failures_are_counted() -> None:
         assert (streams["inference_count"], streams["execution_count"]) == (1, 1)
 
 
-async def test_a_model_that_does_not_run_has_none() -> None:
-    class Gone(ScriptedClient):
-        async def statistics(self) -> Statistics:
-            raise NotReady("no replica runs")
+class Asked(ScriptedClient):
+    """Fails when told to, and else has no answer; knows how often it was asked in vain."""
 
+    def __init__(self, failure: WorkflowError | None = None) -> None:
+        super().__init__()
+        self.failure = failure
+        self.asked = asyncio.Event()
+        self.left = 0
+
+    async def statistics(self) -> Statistics:
+        self.asked.set()
+        if self.failure is not None:
+            raise self.failure
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.left += 1
+        raise AssertionError
+
+
+async def test_what_one_model_fails_with_is_the_answer_and_nobody_is_asked_any_longer() -> None:
     front = Front()
-    front.add("gone", Gone())
-    assert await of(front, "/v2/models/stats") == {}
-    answer = await front.get("/v2/models/gone/stats")
-    assert (answer.status_code, answer.json()) == (503, {"error": "no replica runs"})
+    slow, failing = Asked(), Asked(DeadlineExceeded("a replica did not answer in time"))
+    front.add("a-slow", slow)
+    front.add("failing", failing)
+    for path in ("/v2/models/stats", "/v2/models/failing/stats"):
+        answer = await front.get(path)
+        assert (answer.status_code, answer.json()) == (504, {"error": "a replica did not answer in time"})
+    assert slow.left == 1
     assert (await front.get("/v2/models/nowhere/stats")).status_code == 404
-    assert (await front.get("/v2/models/gone/versions/2/stats")).status_code == 404
+    assert (await front.get("/v2/models/failing/versions/2/stats")).status_code == 404
+
+
+async def test_nobody_is_asked_any_longer_for_who_leaves() -> None:
+    front = Front()
+    models = [Asked(), Asked()]
+    front.add("a", models[0])
+    front.add("b", models[1])
+    visit = Visit(front.app, "GET", "/v2/models/stats")
+    request = visit.start()
+    for model in models:
+        await model.asked.wait()
+    visit.leave()
+    await request
+    assert [model.left for model in models] == [1, 1]
 
 
 async def test_who_may_not_use_a_model_learns_nothing_of_it() -> None:

@@ -1,11 +1,11 @@
-"""The statistics extension: what the replicas that run now have done since they started, and how long it took.
+"""The statistics extension: what the replicas that run now have done since they started, and how long it took. Where none
+runs, there is nothing but what this router has given up itself.
 
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_statistics.md
 """
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from deployments.router.asking import Workflows
@@ -13,7 +13,6 @@ from deployments.router.caller import Caller
 from deployments.router.directory import Entry
 from deployments.router.protocols.open_inference.inference import VERSION, find
 from deployments.statistics import Duration, Statistics
-from workflows.errors import NotReady
 
 __all__ = ["all_statistics", "model_statistics"]
 
@@ -21,22 +20,16 @@ _NONE = Duration(0, 0)
 
 
 async def model_statistics(workflows: Workflows, caller: Caller, name: str, version: str = "") -> dict[str, Any]:
-    """One model's. Raises ModelNotFound, and NotReady where none of its replicas runs."""
+    """One model's. Raises ModelNotFound."""
     entry = find(workflows, caller, name, version)
-    return _said(entry, await workflows.statistics(caller, entry))
+    (found,) = await workflows.statistics(caller, [entry])
+    return _said(entry, found)
 
 
 async def all_statistics(workflows: Workflows, caller: Caller) -> list[dict[str, Any]]:
-    """Those of all models that the caller may use and that run, by name."""
-
-    async def one(entry: Entry) -> dict[str, Any] | None:
-        try:
-            return _said(entry, await workflows.statistics(caller, entry))
-        except NotReady:
-            return None
-
-    found = await asyncio.gather(*map(one, workflows.listed(caller)))
-    return [said for said in found if said is not None]
+    """Those of all models that the caller may use, by name."""
+    entries = workflows.listed(caller)
+    return [*map(_said, entries, await workflows.statistics(caller, entries))]
 
 
 def _said(entry: Entry, found: Statistics) -> dict[str, Any]:
