@@ -23,6 +23,7 @@ from workflows.tensors import Array
 
 __all__ = [
     "REQUEST",
+    "RPCS",
     "Caller",
     "GrpcFront",
     "failure",

@@ -10,7 +10,7 @@ import grpc
 import numpy as np
 import pytest
 
-from tests.router.grpc_front import failure, infer_request, listening, text_request, until
+from tests.router.grpc_front import RPCS, failure, infer_request, listening, text_request, until
 from tests.router.router_front import Front, ScriptedClient
 from workflows.context import CallContext
 from workflows.errors import NotReady
@@ -234,3 +234,12 @@ async def test_the_servers_own_deadline_holds_for_callers_without_one() -> None:
     async with listening(waiting.front, limits={"deadline_s": 0.05}) as it, it.caller() as caller:
         error = await failure(caller.call("ModelInfer", infer_request(), timeout=None))
     assert error.code() == CODE.DEADLINE_EXCEEDED
+
+
+@pytest.mark.parametrize("name", [name for name in RPCS if name not in ("ModelInfer", "ModelStreamInfer")])
+async def test_a_request_without_tensors_is_small(name: str) -> None:
+    a_parameter = b"\x1a\x07\x0a\x01%c\x12\x02\x08\x01"
+    many = b"".join(a_parameter % (65 + index % 26) for index in range(10_000))
+    async with listening(Front()) as it, it.caller() as caller:
+        error = await failure(caller.call(name, many))
+    assert (error.code(), error.details()) == (CODE.RESOURCE_EXHAUSTED, "a request of this method may take 65536 bytes")

@@ -15,11 +15,14 @@ from deployments.router.protocols.open_inference.grpc_stream import stream_infer
 from deployments.router.protocols.open_inference.inference import find, in_time, infer
 from deployments.router.protocols.open_inference.metadata import model_metadata, server_metadata
 from deployments.router.protocols.open_inference.statistics import all_statistics, model_statistics
+from deployments.router.refusals import TooLarge
 from workflows.errors import Unsupported
 
 __all__ = ["PROTOCOL", "open_inference_methods"]
 
 PROTOCOL: Final = "open_inference_grpc"
+MAX_QUESTION_BYTES: Final = 64 << 10
+"""Of a request without tensors. A million parameters in a few megabytes would hold everybody up for seconds."""
 _ACCESS: Final[Mapping[str, Access]] = {
     "ServerLive": "public",
     "ServerReady": "public",
@@ -105,6 +108,8 @@ def _unary(rpc: Rpc, answering: Answering) -> Callable[[Call, bytes], Awaitable[
     """Between messages and what they are about."""
 
     async def unary(call: Call, message: bytes) -> bytes:
+        if len(message) > MAX_QUESTION_BYTES:
+            raise TooLarge(f"a request of this method may take {MAX_QUESTION_BYTES} bytes")
         answer = await answering(call, parsed(rpc.request, message))
         return bytes(rpc.answer(**answer).SerializeToString())
 
