@@ -23,6 +23,7 @@ import grpc
 
 from deployments.config import GrpcArgs, Limits
 from deployments.router.grpc_edge import GrpcEdge
+from deployments.router.grpc_logs import quieten
 from deployments.router.port import PortTaken
 from deployments.router.shared_port import Claim
 from deployments.router.tls import server_credentials
@@ -87,6 +88,7 @@ class GrpcListener:
             PortTaken: Somebody else holds the address.
             ValueError: The files for TLS are not there, or not what they should be.
         """
+        quieten()
         self._drain_s = drain_s
         credentials = None if self._args.tls is None else server_credentials(self._args.tls)
         self._claim = await asyncio.to_thread(Claim, self._host, self._args.port, self._owner)
