@@ -61,6 +61,7 @@ def write_folder(folder: Path) -> None:
         "http_port": common.PORT,
         "grpc_port": common.PORTS[1],
         "metrics_port": common.PORTS[2],
+        "grpc_max_message_length": 128 << 20,
         "parallel_workers": 0,
         "gzip_enabled": False,
         "debug": False,
