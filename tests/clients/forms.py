@@ -184,7 +184,9 @@ def _grpc(
     except grpc.RpcError as error:
         code = {grpc.StatusCode.INVALID_ARGUMENT: "invalid", grpc.StatusCode.NOT_FOUND: "no_model"}.get(error.code())
         raise Refused(code or error.code().name, error.details()) from error
-    raw = list(answer.raw_output_contents) or [None] * len(answer.outputs)
+    is_raw = bool(answer.raw_output_contents)
+    assert is_raw == bool(request.raw_input_contents), "an answer comes as the request came"
+    raw = list(answer.raw_output_contents) if is_raw else [None] * len(answer.outputs)
     found = {}
     for tensor, own in zip(answer.outputs, raw, strict=True):
         data = None if own is not None else list(getattr(tensor.contents, CONTENTS[tensor.datatype]))

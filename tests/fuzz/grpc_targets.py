@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 
 import numpy as np
@@ -166,12 +167,13 @@ def _element(kind: str, picks: Picks) -> Any:
 
 def _check(streaming: bool, message: bytes) -> GrpcInfer | None:
     """The request, if it is one: then its tensors, given back as outputs, come out as they went in."""
+    result = at_once if len(message) <= SMALL_BYTES else asyncio.run  # for which threads are taken
     try:
         with bounded(len(message)):
-            asked = at_once(read_infer(message, LIMITS, streaming=streaming))
+            asked = result(read_infer(message, LIMITS, streaming=streaming))
     except (BadMessage, InvalidInput):
         return None
-    answer = _ANSWER.FromString(at_once(infer_answer("m", asked, Inferred(asked.infer.inputs, {}))))
+    answer = _ANSWER.FromString(result(infer_answer("m", asked, Inferred(asked.infer.inputs, {}))))
     assert [output.name for output in answer.outputs] == list(asked.infer.inputs)
     raw = list(answer.raw_output_contents) or [None] * len(answer.outputs)
     for output, own in zip(answer.outputs, raw, strict=True):
