@@ -44,6 +44,8 @@ IDLE_S: Final = 600
 QUIET_S: Final = 2.0
 AGE_JITTER: Final = 1.1
 MARGIN_S: Final = 60.0
+HANG_UP_EVERY_S: Final = 1.0
+"""Finding a connection takes a look at each: many that are to end, end together."""
 _LOOK_S: Final = 0.1
 _DESCRIPTORS: Final = Path("/proc/self/fd")
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
@@ -68,6 +70,8 @@ class GrpcListener:
         self._owner = owner
         self._quiet_s = quiet_s
         self._drain_s = 0.0
+        self._unwanted: set[str] = set()
+        self._hung_up_at = -HANG_UP_EVERY_S
         self._claim: Claim | None = None
         self._server: Any = None
         self._serving: asyncio.Task[None] | None = None
@@ -137,9 +141,18 @@ class GrpcListener:
         return any(True for _ in self._connections())
 
     def _hang_up(self, peer: str) -> None:
+        if not self._unwanted:
+            loop = asyncio.get_running_loop()
+            loop.call_at(max(loop.time(), self._hung_up_at + HANG_UP_EVERY_S), self._hang_up_all)
+        self._unwanted.add(unquote(peer.partition(":")[2]))
+
+    def _hang_up_all(self) -> None:
+        unwanted, self._unwanted = self._unwanted, set()
+        self._hung_up_at = asyncio.get_running_loop().time()
         for found, address in self._connections():
-            if address == unquote(peer.partition(":")[2]):
-                found.shutdown(socket.SHUT_RDWR)
+            if address in unwanted:
+                with contextlib.suppress(OSError):  # it has left meanwhile
+                    found.shutdown(socket.SHUT_RDWR)
 
     def _connections(self) -> Iterator[tuple[socket.socket, str]]:
         """Those to our port, each with the other side's address as gRPC writes it."""

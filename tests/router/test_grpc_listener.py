@@ -282,6 +282,34 @@ async def test_who_does_not_take_its_answer_is_hung_up_on(host: str, monkeypatch
         await other.call("ModelInfer", infer_request())
 
 
+async def test_many_are_hung_up_on_with_one_look_at_all_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = 0
+    async with listening(house()) as it:
+
+        def counted() -> Any:
+            nonlocal looks
+            looks += 1
+            return look()
+
+        look = it.listener._sockets
+        monkeypatch.setattr(it.listener, "_sockets", counted)
+        opened = [await asyncio.open_connection(*it.listener.address) for _ in range(21)]
+        *unwanted, wanted = [writer.get_extra_info("sockname")[:2] for _, writer in opened]
+        for reader, _ in opened:
+            await reader.readexactly(9)  # it was accepted, and is greeted
+        for host, port in unwanted:
+            it.listener._hang_up(f"ipv4:{host}:{port}")
+        async with asyncio.timeout(5):
+            await asyncio.gather(*(reader.read() for reader, _ in opened[:-1]))
+        assert looks == 1
+        it.listener._hang_up(f"ipv4:{wanted[0]}:{wanted[1]}")
+        async with asyncio.timeout(5):
+            await opened[-1][0].read()
+        assert looks == 2
+        for _, writer in opened:
+            writer.close()
+
+
 async def test_who_takes_its_answer_slowly_is_waited_for() -> None:
     large = np.zeros((4 << 20, 2), np.float32)
     async with listening(house()) as it, it.caller(options={"grpc.max_receive_message_length": -1}) as caller:
