@@ -14,7 +14,7 @@ from ray import exceptions as ray_errors
 from ray import serve
 from ray.serve import exceptions as serve_errors
 from ray.serve.handle import DeploymentHandle
-from ray.serve.schema import ApplicationStatusOverview
+from ray.serve.schema import ApplicationStatusOverview, ServeStatus
 
 from deployments.client import Item, Outcome
 from deployments.lanes.address import LaneAddress
@@ -58,13 +58,17 @@ async def ask_controller(question: Callable[..., T], *about: Any) -> T:
 class RayClient:
     """`WorkflowClient` over the handle of a workflow application. Belongs to one event loop.
 
+    Args:
+        status: Serve's, which blocks.
+
     Attributes:
         avoid: Replicas that another one is to be preferred to.
     """
 
-    def __init__(self, handle: DeploymentHandle[Any]) -> None:
+    def __init__(self, handle: DeploymentHandle[Any], status: Callable[[], ServeStatus] = serve.status) -> None:
         self.avoid: frozenset[str] = frozenset()
         self._handle = handle
+        self._status = status
         self._envelope = handle.options(method_name="envelope", stream=True)
         self._chunks = handle.options(method_name="chunks", stream=True)
         self._card = handle.options(method_name="card")
@@ -161,18 +165,20 @@ class RayClient:
         until = loop.time() + timeout_s
         while True:
             left = max(0.0, until - loop.time())
-            answers = await self._ask_all(method, left)
+            answers, asked = await self._ask_all(method, left)
             refused = [decode_error(error) for _, error in answers if error is not None]
             if refused:
                 raise _of_many(refused, len(answers))
-            if len(answers) >= await self._replicas():
+            if len(answers) >= max(asked, await self._replicas()):
                 return [Standing(*fields) for fields, _ in answers]
             if loop.time() >= until:
                 raise ReplicaLost("a replica did not answer", may_have_run=True)
             await asyncio.sleep(AGAIN_S)
 
-    async def _ask_all(self, method: str, timeout_s: float) -> list[tuple[PlainStanding, PlainError | None]]:
-        """The answers of those that gave one."""
+    async def _ask_all(
+        self, method: str, timeout_s: float
+    ) -> tuple[list[tuple[PlainStanding, PlainError | None]], int]:
+        """The answers of those that gave one, and how many were asked."""
         try:
             told = self._handle.broadcast(method, timeout_s)
             answers = await told.results_async(timeout_s=timeout_s + ANSWER_S, return_exceptions=True)
@@ -183,13 +189,13 @@ class RayClient:
         for answer in answers:
             if isinstance(answer, BaseException):
                 log.warning("a replica did not answer to %s", method, exc_info=answer)
-        return [answer for answer in answers if not isinstance(answer, BaseException)]
+        return [answer for answer in answers if not isinstance(answer, BaseException)], len(answers)
 
     async def _replicas(self) -> int:
         """How many run, as Serve says; 0 where it does not."""
         try:
             async with asyncio.timeout(TELL_TIMEOUT_S):
-                status = await ask_controller(serve.status)
+                status = await ask_controller(self._status)
         except Exception:
             log.warning("Serve's status could not be read", exc_info=True)
             return 0

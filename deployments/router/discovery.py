@@ -225,7 +225,8 @@ class Discovery:
         if known is None or entry is None:
             return
         unloaded = known.ways.unloaded
-        known.handle.avoid = frozenset(standing.replica for standing in unloaded)
+        # Where all are unloaded there is nothing to look for: any of them says so.
+        known.handle.avoid = frozenset(one.replica for one in unloaded if len(unloaded) < known.replicas)
         if entry.card is not None:
             entry.dispatcher.configure(entry.card, known.replicas, len(unloaded))
         entry.replicas, entry.lanes = known.replicas, known.ways.lanes
