@@ -29,6 +29,8 @@ from workflows import (
     types,
 )
 from workflows.card import Signature, TensorSpec
+from workflows.errors import InvalidInput
+from workflows.tensors import dtype_name
 
 BLOCK = re.compile(r"^## ([^\n]+)\n\n```(sh|python)\n(.*?)\n```$", re.MULTILINE | re.DOTALL)
 HOSTILE = "a'b\"`$(id)`\\ !x \n```\n# é😀\x7f"
@@ -53,12 +55,20 @@ class Mirror(BaseInferenceWorkflow[types.Tensors, types.TensorsResult]):
 
     def do_run_model(self, preprocessed_data: types.Tensors) -> types.TensorsResult:
         inputs = preprocessed_data.inputs
-        assert list(inputs) == [spec.name for spec in self.specs]
-        for spec in self.specs:
-            shape = inputs[spec.name].shape
-            assert len(shape) == len(spec.shape)
-            assert all(declared in (-1, size) for declared, size in zip(spec.shape, shape, strict=True))
+        if inputs.keys() != {spec.name for spec in self.specs} or not all(
+            self._fits(spec, inputs[spec.name]) for spec in self.specs
+        ):
+            raise InvalidInput("other tensors than the signature has")
         return types.TensorsResult(outputs=inputs)
+
+    @staticmethod
+    def _fits(spec: TensorSpec, array: Any) -> bool:
+        dims = zip(spec.shape, array.shape, strict=False)
+        return (
+            dtype_name(array) == spec.dtype
+            and array.ndim == len(spec.shape)
+            and all(declared in (-1, size) for declared, size in dims)
+        )
 
     def signature(self) -> Signature:
         return Signature(inputs=self.specs, outputs=self.specs)

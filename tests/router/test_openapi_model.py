@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,13 +12,15 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from pydantic import BaseModel, Field
 
+from deployments.router.json_body import render_json
 from deployments.router.openapi.instances import instance_of
 from deployments.router.openapi.tensors import data_schema, element_schema, names_schema, shape_schema
 from tests.router.router_front import Front, ScriptedClient
 from workflows import types
 from workflows.base import BaseInferenceWorkflow
 from workflows.card import Signature, TensorSpec
-from workflows.tensors import DTYPES
+from workflows.errors import InvalidInput
+from workflows.tensors import DTYPES, tensor_from_json, tensor_to_json
 
 Json = dict[str, Any]
 
@@ -300,6 +303,20 @@ def test_elements_are_told_apart(dtype: str) -> None:
     for kind, value in kinds.items():
         own = "f" if dtype == "bfloat16" else DTYPES[dtype].kind
         assert fits.is_valid(value) is (kind == own or (own == "f" and kind in "iu") or {kind, own} == {"i", "u"})
+
+
+@pytest.mark.parametrize("dtype", [name for name in DTYPES if "float" in name])
+def test_the_largest_number_is_the_one_that_is_taken_and_given(dtype: str) -> None:
+    fits = Draft202012Validator(element_schema(dtype))
+    bound = element_schema(dtype).get("exclusiveMaximum", math.inf)
+    largest = math.nextafter(bound, 0)
+    array = tensor_from_json("x", dtype, [1], [largest])
+    given = json.loads(render_json(tensor_to_json(array)["data"]))[0]
+    assert fits.is_valid(largest)
+    assert fits.is_valid(given)
+    assert not fits.is_valid(bound) or bound == math.inf
+    with pytest.raises(InvalidInput):
+        tensor_from_json("x", dtype, [1], [bound])
 
 
 def test_a_scalar_and_an_unknown_rank_look_the_same() -> None:

@@ -14,7 +14,12 @@ from workflows.tensors import DTYPES, MAX_RANK, element_kind
 
 __all__ = ["data_schema", "dtype_schema", "element_schema", "names_schema", "shape_schema"]
 
-_LARGEST: Final = {"float16": 65504.0, "bfloat16": 3.3895313892515355e38, "float32": 3.4028234663852886e38}
+# Half-way from the largest number to what would follow it: from there on, a number becomes infinite.
+_TOO_LARGE: Final = {
+    "float16": (2 - 2**-11) * 2.0**15,
+    "bfloat16": (2 - 2**-8) * 2.0**127,
+    "float32": (2 - 2**-24) * 2.0**127,
+}
 _SIZE: Final[Json] = {"type": "integer", "minimum": 0}
 
 
@@ -48,8 +53,7 @@ def element_schema(dtype: str) -> Json:
         case "f" if dtype == "float64":
             return {"type": "number"}
         case "f":
-            largest = _LARGEST[dtype]
-            return {"type": "number", "minimum": -largest, "maximum": largest}
+            return {"type": "number", "exclusiveMinimum": -_TOO_LARGE[dtype], "exclusiveMaximum": _TOO_LARGE[dtype]}
         case "O":
             return {"type": "string"}
     return {}

@@ -20,8 +20,10 @@ def repository_paths(names: Sequence[str]) -> Json:
     load = "Set a model up again in every replica (operators)"
     unload = "Tear a model down in every replica, after its requests in flight (operators)"
     params = [name_parameter(names)]
+    index = _post("repositoryIndex", "The models there are", "IndexRequest", "Index", [])
+    index["parameters"] = []  # it waits for nobody, so there is no deadline to give
     return {
-        "/v2/repository/index": {"post": _post("repositoryIndex", "The models there are", "IndexRequest", "Index", [])},
+        "/v2/repository/index": {"post": index},
         f"{one}/load": {"post": _post("modelLoad", load, "LoadRequest", "Nothing", params)},
         f"{one}/unload": {"post": _post("modelUnload", unload, "UnloadRequest", "Nothing", params)},
     }
