@@ -174,8 +174,9 @@ class GrpcEdge(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC comes with
         if method.access == "public":
             return
         keys = self._keys()
-        if not keys and not _is_local(call.context.peer()):
-            raise only_local()
+        peer = "" if keys else call.context.peer()
+        if not keys and not _is_local(peer):
+            raise only_local() if peer else Cancelled()  # gRPC no longer knows whose a call was that is over already
         call.key = allowed_key(keys, call.headers, call.repeated, method.access)
 
     async def _answer(self, method: Method, call: Call) -> bytes | None:

@@ -127,15 +127,16 @@ def test_who_is_on_this_machine(peer: str, local: bool) -> None:
 class FromElsewhere:
     """What gRPC says of a call from another machine, and what is said to it."""
 
-    def __init__(self, metadata: Any = ()) -> None:
+    def __init__(self, metadata: Any = (), peer: str = "ipv4:10.0.0.1:40000") -> None:
         self.metadata = metadata
+        self.come_from = peer
         self.said: tuple[Any, ...] = ()
 
     def invocation_metadata(self) -> Any:
         return self.metadata
 
     def peer(self) -> str:
-        return "ipv4:10.0.0.1:40000"
+        return self.come_from
 
     async def read(self) -> bytes:
         return b""
@@ -160,6 +161,15 @@ async def test_without_keys_other_machines_are_refused() -> None:
         assert await ask(it, "ServerMetadata") == (CODE.PERMISSION_DENIED, local_only)
     async with listening(house(), KEYS) as it:
         assert await ask(it, "ServerMetadata", [("x-api-key", USER)]) == (CODE.OK, "")
+
+
+async def test_who_has_left_before_being_asked_is_not_taken_for_another_machine() -> None:
+    front = house()
+    async with listening(front) as it:
+        context = FromElsewhere(peer="")
+        await it.edge.service(SimpleNamespace(method=INFER)).stream_unary(None, context)
+    assert context.said[0] == CODE.CANCELLED
+    assert front.lines.last["code"] == "cancelled"
 
 
 async def test_over_ipv6() -> None:
