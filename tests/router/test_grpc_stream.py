@@ -166,15 +166,18 @@ async def test_no_more_than_a_bounded_number_is_read() -> None:
 
 async def test_no_more_bytes_are_read_than_one_message_may_have() -> None:
     gated = Gated()
+    dispatcher = gated.front.directory.find("m").dispatcher
     size = len(numbered(1).SerializeToString())
     async with listening(gated.front, limits={"max_body_bytes": 2 * size}) as it, it.caller() as caller:
         call = caller.conversation()
         for number in range(1, 6):
             await call.write(numbered(number))
-        await until(lambda: len(gated.running) == 2)
+        await until(lambda: dispatcher.load == 2)
+        await caller.ask("ServerLive")
+        assert dispatcher.load == 2
         gated.gate(1).set()
         assert (await call.read()).infer_response.id == "1"
-        await until(lambda: len(gated.running) == 3)
+        await until(lambda: dispatcher.load == 2)
         call.cancel()
 
 
