@@ -134,15 +134,16 @@ class Workflows:
         with Watch(left + GRACE_S, caller.receive):
             await entry.unload(left)
 
-    async def statistics(self, caller: Caller, entries: Sequence[Entry]) -> list[Statistics]:
-        """What the replicas of these workflows have counted, all asked at once. The first that fails ends it for all."""
+    async def statistics(self, caller: Caller, entries: Sequence[Entry]) -> list[Statistics | WorkflowError]:
+        """What the replicas of these workflows have counted, or why that is not known; all are asked at once."""
         with Watch(_seconds(caller, caller.limits.deadline_s) + GRACE_S, caller.receive):
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    asked = [tasks.create_task(entry.statistics()) for entry in entries]
-            except ExceptionGroup as failed:
-                raise failed.exceptions[0] from None
-        return [task.result() for task in asked]
+            found = await asyncio.gather(*(entry.statistics() for entry in entries), return_exceptions=True)
+        known: list[Statistics | WorkflowError] = []
+        for each in found:
+            if not isinstance(each, Statistics | WorkflowError):
+                raise each
+            known.append(each)
+        return known
 
     def stream_seconds(self, caller: Caller, at_most_s: float | None = None) -> float:
         """How long a stream of this caller may take."""

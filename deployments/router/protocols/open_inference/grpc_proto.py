@@ -27,8 +27,8 @@ PACKAGE: Final = "inference"
 SERVICE: Final = f"{PACKAGE}.GRPCInferenceService"
 MAX_FIELDS: Final = 8192
 """Of one message, nested ones counted as one each."""
-MAX_PLAIN_BYTES: Final = 16 << 20
-"""What protobuf may get: in memory it takes up to sixteen times as much."""
+MAX_PLAIN_BYTES: Final = 4 << 20
+"""What protobuf may get: in memory it may take forty times as much, and its parser holds the interpreter meanwhile."""
 _MAX_VARINT_BYTES: Final = 10
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 

@@ -13,6 +13,7 @@ from deployments.router.caller import Caller
 from deployments.router.directory import Entry
 from deployments.router.protocols.open_inference.inference import VERSION, find
 from deployments.statistics import Duration, Statistics
+from workflows.errors import WorkflowError
 
 __all__ = ["all_statistics", "model_statistics"]
 
@@ -20,16 +21,19 @@ _NONE = Duration(0, 0)
 
 
 async def model_statistics(workflows: Workflows, caller: Caller, name: str, version: str = "") -> dict[str, Any]:
-    """One model's. Raises ModelNotFound."""
+    """One model's. Raises ModelNotFound, and why it is not known where a replica does not say."""
     entry = find(workflows, caller, name, version)
     (found,) = await workflows.statistics(caller, [entry])
+    if isinstance(found, WorkflowError):
+        raise found
     return _said(entry, found)
 
 
 async def all_statistics(workflows: Workflows, caller: Caller) -> list[dict[str, Any]]:
-    """Those of all models that the caller may use, by name."""
+    """Those of all models that the caller may use, by name, but for models whose replicas do not say."""
     entries = workflows.listed(caller)
-    return [*map(_said, entries, await workflows.statistics(caller, entries))]
+    found = await workflows.statistics(caller, entries)
+    return [_said(entry, each) for entry, each in zip(entries, found, strict=True) if isinstance(each, Statistics)]
 
 
 def _said(entry: Entry, found: Statistics) -> dict[str, Any]:
