@@ -176,7 +176,7 @@ class Counts:
         )
 
     def answered_alone(self, execution: Execution, since: float, parse_s: float, began: float, ended: float) -> None:
-        """An item was answered that ran alone: an async workflow's, or a stream."""
+        """An item was answered that ran alone."""
         alone = self._alone
         alone.count += 1
         alone.input_s += execution.input_s + parse_s

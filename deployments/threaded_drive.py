@@ -203,6 +203,10 @@ class ThreadedDrive:
 
     def _count(self, batch: list[Entrant], outcomes: list[Outcome], executions: list[Execution], began: float) -> None:
         """What has been answered; failures are counted where they are delivered, like those that never ran."""
+        if len(batch) == len(executions) == 1 and outcomes[0].error is None and not batch[0].settled:
+            one = batch[0]
+            self._counts.answered_alone(executions[0], one.since, one.arrived - one.came, began, time.monotonic())
+            return
         count = 0
         since = parse_s = 0.0
         for entrant, outcome in zip(batch, outcomes, strict=True):

@@ -65,6 +65,7 @@ ALIGN: Final = 16
 _ARRAY: Final = 1
 _TEXTS: Final = 2
 _KINDS: Final = frozenset("biufcmMUS")
+_OBJECTS: Final = np.dtype(object).str
 _Size = Annotated[int, msgspec.Meta(ge=0)]
 _ARRAY_DECODER: Final = msgspec.msgpack.Decoder(tuple[str, tuple[_Size, ...], _Size])
 _TEXTS_DECODER: Final = msgspec.msgpack.Decoder(tuple[tuple[_Size, ...], list[Any]])
@@ -196,14 +197,12 @@ class Writer:
     def _extension(self, value: object) -> msgspec.msgpack.Ext:
         if not isinstance(value, np.ndarray):
             raise TypeError
-        kind = element_kind(value.dtype)
-        if kind == "O":
+        dtype = _name(value.dtype)
+        if dtype == _OBJECTS:
             texts = value.ravel().tolist()
             if not all(isinstance(text, str | bytes) for text in texts):
                 raise TypeError
             return msgspec.msgpack.Ext(_TEXTS, self._inner.encode((value.shape, texts)))
-        if kind not in _KINDS:
-            raise TypeError
         place, size = self._size, value.nbytes
         if size <= COPIED_BYTES:
             self._parts.append(value.tobytes())
@@ -212,7 +211,6 @@ class Writer:
         if padding := -size % ALIGN:
             self._parts.append(bytes(padding))
         self._size += size + padding
-        dtype = "bfloat16" if value.dtype == BFLOAT16 else value.dtype.str
         return msgspec.msgpack.Ext(_ARRAY, self._inner.encode((dtype, value.shape, place)))
 
 
@@ -247,6 +245,15 @@ class Reader:
             raise ValueError("an unknown extension")
         dtype, shape, place = _ARRAY_DECODER.decode(told)
         return np.ndarray(shape, _dtype(dtype), self._data, place)  # which checks that it ends within the data
+
+
+@lru_cache(maxsize=256)
+def _name(dtype: np.dtype[Any]) -> str:
+    """What `_dtype` reads. Raises TypeError for what does not travel; numpy makes a name anew each time."""
+    kind = element_kind(dtype)
+    if kind not in _KINDS and kind != "O":
+        raise TypeError
+    return "bfloat16" if dtype == BFLOAT16 else dtype.str
 
 
 @lru_cache(maxsize=256)
