@@ -6,19 +6,17 @@ import asyncio
 import gc
 import threading
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 
 from deployments.client import Item, Outcome
-from deployments.config import WorkflowSettings
 from deployments.local import LocalClient
 from deployments.runner import Figures, Runner
 from deployments.standing import Standing
 from tests.contract import collect
 from workflows import AsyncInferenceWorkflow, BaseInferenceWorkflow, CallContext
-from workflows.card import Batching, Signature, TensorSpec
 from workflows.errors import DeadlineExceeded, NotReady, ReplicaLost, Unloaded, WorkflowError
 
 PATIENCE_S = 20.0
@@ -357,6 +355,50 @@ async def test_a_stop_that_gives_the_model_up_ends_the_unloading_too() -> None:
     gate.set()
 
 
+class Stuck(BaseInferenceWorkflow[int, int, int]):
+    """Streams up to a gate."""
+
+    def __init__(self, gate: threading.Event) -> None:
+        self.gate = gate
+
+    def do_stream(self, preprocessed_data: int) -> Iterator[int]:
+        yield preprocessed_data
+        assert self.gate.wait(PATIENCE_S)
+
+
+async def test_a_stop_that_gives_a_stream_up_ends_the_unloading_too() -> None:
+    gate = threading.Event()
+    runner = Runner(Stuck(gate), "it", stuck_after_s=0.01)
+    await runner.start()
+    groups = runner.stream(Item(1, CallContext("r")))
+    assert await anext(groups) == [1]
+    following = asyncio.ensure_future(anext(groups))
+    unloading = asyncio.create_task(runner.unload(PATIENCE_S))
+    while runner.standing.loaded:
+        await asyncio.sleep(0)
+    await runner.stop()
+    async with asyncio.timeout(PATIENCE_S / 4):
+        assert isinstance(await refused(unloading), ReplicaLost)
+    with pytest.raises(ReplicaLost):
+        await following
+    gate.set()
+
+
+@KINDS
+async def test_a_setup_that_fails_while_the_replica_stops_says_that_it_stops(kind: Any) -> None:
+    runner, script = await started(kind)
+    await runner.unload(PATIENCE_S)
+    gate = script.gate("setup")
+    script.fails["setup"] = OSError("no disk")
+    loading = asyncio.create_task(runner.load(PATIENCE_S))
+    await script.at_the_gate()
+    stopping = asyncio.create_task(runner.stop())
+    await asyncio.sleep(0)
+    gate.set()
+    assert isinstance(await refused(loading), ReplicaLost)
+    await stopping
+
+
 async def test_what_was_never_set_up_is_not_loaded() -> None:
     script = Script()
     script.fails["setup"] = OSError()
@@ -366,37 +408,6 @@ async def test_what_was_never_set_up_is_not_loaded() -> None:
     for change in (runner.load, runner.unload):
         error = await refused(change(PATIENCE_S))
         assert (type(error), error.message) == (NotReady, "not ready")
-    await runner.stop()
-
-
-class Signed(BaseInferenceWorkflow[int, int]):
-    """Knows its signature from its model, as long as that is there."""
-
-    def do_setup(self) -> None:
-        self.known = Signature(inputs=[TensorSpec(name="x", dtype="int64", shape=[1])], outputs=[])
-
-    def do_run_batch(self, batch: list[int]) -> list[int]:
-        return batch
-
-    def do_teardown(self) -> None:
-        del self.known
-
-    def signature(self) -> Signature:
-        return self.known
-
-
-async def test_new_settings_for_what_is_unloaded_are_its_card_s_once_it_is_loaded() -> None:
-    runner = Runner(Signed(), "it")
-    await runner.start()
-    card = runner.card
-    assert card.signature is not None
-    await runner.unload(PATIENCE_S)
-    runner.configure(WorkflowSettings(batching=Batching(max_size=3)))
-    assert runner.card == card
-    await runner.load(PATIENCE_S)
-    assert runner.card == card.model_copy(update={"batching": Batching(max_size=3)})
-    runner.configure(WorkflowSettings())
-    assert runner.card == card
     await runner.stop()
 
 
