@@ -181,6 +181,7 @@ async def test_its_examples_fit_its_schemas(base: str) -> None:
         ({"parameters": {"sequence_id": 1}}, True),  # only the model knows its parameters
         ({"unknown": 1}, False),
         ({"inputs": []}, False),
+        ({"inputs": [{"name": "x", "datatype": "FP32", "shape": [0, 2], "data": []}] * 2}, False),
     ],
 )
 async def test_a_request_is_told_from_what_is_none(change: Json, fits: bool) -> None:
@@ -291,6 +292,14 @@ async def test_texts_bring_their_sampling_along() -> None:
     assert not infer.is_valid({"inputs": inputs, "parameters": {"best_of": 5}})
     place = asked(await described("/v2/models/place"), "/v2/models/place/infer")
     assert not place.is_valid({"inputs": [{**inputs[0], "name": "text"}], "parameters": {"max_tokens": 5}})
+
+
+async def test_an_array_as_input_is_a_batchs_member() -> None:
+    document = await described("/v2/models/own")
+    content = document["paths"]["/v1/workflows/own/inference"]["post"]["requestBody"]["content"]["application/json"]
+    assert content["example"] == [[{"words": ["a", "b"], "most": 3}]]
+    infer = document["paths"]["/v2/models/own/infer"]["post"]["requestBody"]["content"]["application/json"]
+    assert infer["example"]["inputs"][0]["data"] == ['[{"words":["a","b"],"most":3}]']
 
 
 # ---- parts -------------------------------------------------------------------------------------------------------------

@@ -73,7 +73,8 @@ def _of_type(schema: Mapping[str, Any], definitions: Mapping[str, Any], depth: i
             }
         case "array":
             first = [_instance(part, definitions, depth + 1) for part in schema.get("prefixItems", ())]
-            more = min(schema.get("minItems", 0), MAX_ITEMS) - len(first)
+            least = schema.get("minItems", 0 if depth or first else 1)  # an empty one as a whole would show nothing
+            more = min(least, schema.get("maxItems", MAX_ITEMS), MAX_ITEMS) - len(first)
             return first + [_instance(schema.get("items", {}), definitions, depth + 1) for _ in range(more)]
         case "string":
             return _text(schema)

@@ -118,8 +118,8 @@ def _curl(place: Place, path: str, *, streamed: bool = False) -> list[str]:
 
 
 def _json(value: Any) -> str:
-    """In ASCII, without the quotes that end a word in a shell or a block in Markdown."""
-    return json.dumps(value).replace("'", "\\u0027").replace("`", "\\u0060")
+    """In ASCII, on one line, without the quotes that end a word in a shell."""
+    return json.dumps(value).replace("'", "\\u0027")
 
 
 def _python(text: str) -> str:
