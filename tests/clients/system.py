@@ -71,13 +71,17 @@ class System:
     http: str = ""
     grpc: str = ""
     _runners: dict[str, Runner] = field(default_factory=dict)
+    _loop: asyncio.AbstractEventLoop | None = None
 
     def direct(self, name: str, input_data: Any) -> Any:
-        """A workflow's answer, without anything in between."""
-        return self.workflows[name].inference(input_data)
+        """A workflow's answer without a router or a protocol, on the thread of its model: torch computes with as many
+        threads as the calling one has been told to, and other sums have other last bits."""
+        assert self._loop is not None
+        return asyncio.run_coroutine_threadsafe(self._runners[name].inference(input_data), self._loop).result(60)
 
     async def serve(self, ready: threading.Event, leave: asyncio.Event, args: RouterArgs, keys: Keys) -> None:
         """Until `leave` is set."""
+        self._loop = asyncio.get_running_loop()
         directory = Directory()
         for name, workflow in self.workflows.items():
             runner = self._runners[name] = Runner(workflow, name)
