@@ -44,7 +44,7 @@ def test_top_k_keeps_the_k_best() -> None:
 
 
 @pytest.mark.parametrize(
-    ("top_p", "kept"), [(0.01, {0}), (0.5, {0}), (0.51, {0, 1}), (0.8, {0, 1, 2}), (1.0, {0, 1, 2, 3})]
+    ("top_p", "kept"), [(5e-324, {0}), (0.01, {0}), (0.5, {0}), (0.51, {0, 1}), (0.8, {0, 1, 2}), (1.0, {0, 1, 2, 3})]
 )
 def test_top_p_keeps_the_fewest_that_reach_p(top_p: float, kept: set[int]) -> None:
     assert set(chosen(Sampling(top_p=top_p, seed=1))) == kept

@@ -48,7 +48,9 @@ class TokenChooser:
         chances = scores.softmax(-1)
         if self._sampling.top_p < 1.0:
             # A token is out once those before it already make up top_p; the first one always stays.
-            chances = chances.masked_fill(chances.cumsum(-1) - chances >= self._sampling.top_p, 0.0)
+            out = chances.cumsum(-1) - chances >= self._sampling.top_p
+            out[0] = False  # also where top_p is less than float32 can say, and becomes 0
+            chances = chances.masked_fill(out, 0.0)
         return int(ids[chances.multinomial(1, generator=self._generator)])
 
     def _candidates(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
