@@ -11,6 +11,7 @@ from workflows.inference.text_generation import TransformersTextGenerationWorkfl
 from workflows.inference.torch import TorchInferenceWorkflow
 from workflows.resources import Resources
 from workflows.types import (
+    Alternative,
     Embed,
     Embedding,
     Generate,
@@ -20,10 +21,12 @@ from workflows.types import (
     Tensors,
     TensorsResult,
     TextChunk,
+    Token,
     Usage,
 )
 
 __all__ = [
+    "Alternative",
     "AsyncInferenceWorkflow",
     "BaseInferenceWorkflow",
     "Batching",
@@ -43,6 +46,7 @@ __all__ = [
     "Tensors",
     "TensorsResult",
     "TextChunk",
+    "Token",
     "TorchInferenceWorkflow",
     "TransformersTextGenerationWorkflow",
     "Usage",

@@ -1,5 +1,8 @@
 """Which way an envelope takes: over the least busy local lane, or over the handle, which reaches every replica.
 
+What belongs to a session goes to the same lane every time, for as long as that one is not much busier than others: the
+replica at its end may remember the beginning of a conversation.
+
 Lanes come and go: who knows of replicas says so with `adopt`, and a lane that is lost leaves by itself. The handle's share
 is that of the replicas that have no lane: those of other machines, and those that are not connected yet.
 
@@ -13,7 +16,8 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
-from typing import Any, TypeVar
+from hashlib import blake2b
+from typing import Any, Final, TypeVar
 
 from deployments.client import Item, Outcome, WorkflowClient
 from deployments.lanes.address import LaneAddress
@@ -28,6 +32,9 @@ __all__ = ["LaneChooser"]
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+SESSION_WORTH: Final = 8
+"""So many items more may be outstanding at a session's own replica before another one is quicker."""
 
 
 class LaneChooser:
@@ -91,11 +98,11 @@ class LaneChooser:
             await lane.close()
 
     def submit(self, items: Sequence[Item]) -> AsyncGenerator[list[tuple[int, Outcome]]]:
-        lane = self._least_busy()
+        lane = self._lane_for(items[0].call.session_id)
         return self._by_handle(len(items), self._handle.submit(items)) if lane is None else lane.submit(items)
 
     def stream(self, item: Item) -> AsyncGenerator[list[Any]]:
-        lane = self._least_busy()
+        lane = self._lane_for(item.call.session_id)
         return self._by_handle(1, self._handle.stream(item)) if lane is None else lane.stream(item)
 
     async def _by_handle(self, items: int, groups: AsyncGenerator[T]) -> AsyncGenerator[T]:
@@ -135,6 +142,16 @@ class LaneChooser:
 
     async def statistics(self) -> Statistics:
         return await self._handle.statistics()
+
+    def _lane_for(self, session: str | None) -> Lane | None:
+        """The lane to take; None for the handle."""
+        best = self._least_busy()
+        if session is None or best is None or len(self._lanes) < 2:
+            return best
+        own = max(self._lanes, key=lambda address: _rank(session, address.replica))
+        if own.replica in self._unloaded or self._lanes[own].outstanding > best.outstanding + SESSION_WORTH:
+            return best
+        return self._lanes[own]
 
     def _least_busy(self) -> Lane | None:
         """The lane to take; None for the handle."""
@@ -180,6 +197,12 @@ class LaneChooser:
         self._unloaded = {name: standing for name, standing in self._standings.items() if not standing.loaded}
         if self._unloaded != before:
             self._changed()
+
+
+def _rank(session: str, replica: str) -> bytes:
+    """Of all replicas, the one with the highest rank is the session's own (rendezvous hashing): when one comes or goes,
+    other sessions keep theirs."""
+    return blake2b(f"{session}\0{replica}".encode("utf-8", "replace"), digest_size=8).digest()
 
 
 def _outstanding(lane: Lane) -> int:

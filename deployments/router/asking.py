@@ -1,6 +1,7 @@
 """How every protocol asks a workflow: found by name, allowed, in time, and given up when the caller leaves.
 
-Knows no wire format. A caller may shorten its deadline with the header `x-deadline-s` (seconds, for example `2.5`).
+Knows no wire format. A caller may shorten its deadline with the header `x-deadline-s` (seconds, for example `2.5`), and
+name its conversation with `x-session-id`: what belongs together goes to the same replica, where that has room.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ GRACE_S: Final = 1.0
 """The dispatcher keeps the deadline; the edge steps in so much later, should it not."""
 _SECONDS: Final = re.compile(rb"[0-9]{1,6}(\.[0-9]{1,6})?")
 _TRACEPARENT: Final = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_SESSION: Final = re.compile(rb"[!-~]{1,128}")
 _RETRY_S: Final[Mapping[str, float]] = {"failed": 30.0}
 
 
@@ -182,9 +184,13 @@ def _seconds(caller: Caller, allowed: float, at_most_s: float | None = None) -> 
 
 def _call(caller: Caller, call_id: str, seconds: float) -> CallContext:
     trace = caller.headers.get(b"traceparent")
+    session = caller.session
+    if session is None and (named := caller.headers.get(b"x-session-id")) and _SESSION.fullmatch(named):
+        session = named.decode()
     return CallContext(
         request_id=call_id,
         deadline=time.monotonic() + seconds,
         key_id=caller.key.id,
+        session_id=session,
         traceparent=trace.decode() if trace is not None and _TRACEPARENT.fullmatch(trace) else None,
     )

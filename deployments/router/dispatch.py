@@ -1,6 +1,7 @@
 """Who answers, by when, and what happens if the caller leaves. One dispatcher per workflow; no Ray, no HTTP.
 
 Requests that arrive while calls are out travel together in the next call (an envelope); an idle path sends at once.
+Those of one session travel with no others, because they have a replica of their own to go to.
 
     inference -> waiting -> [call] -> outcome          every path out of here is one of:
                    |          |                        an output, an error of the tree, or the caller is gone
@@ -204,6 +205,8 @@ class Dispatcher:
         size = 0
         while self._waiting and len(envelope) < MAX_ENVELOPE:
             pending = self._waiting[0]
+            if envelope and pending.item.call.session_id != envelope[0].item.call.session_id:
+                break
             size += _bytes_of(pending.item.input_data)
             if envelope and size > MAX_ENVELOPE_BYTES:
                 break

@@ -58,7 +58,24 @@ def test_company_changes_nothing_whatever_its_length(tiny: EmbeddingWorkflow) ->
         alone = tiny.inference(text)
         np.testing.assert_allclose(vector(outcome), alone.embedding, rtol=1e-4, atol=1e-5)
         assert isinstance(outcome, Embedding)
-        assert outcome.tokens == alone.tokens == len(text.text.split()) + 2
+        assert outcome.tokens == alone.tokens == len((text.text or "").split()) + 2
+
+
+def test_a_text_may_come_as_tokens(tiny: EmbeddingWorkflow) -> None:
+    text, tokens = tiny.inference_batch([{"text": "a quick"}, {"tokens": [1, 4, 5, 2]}])
+    np.testing.assert_allclose(vector(text), vector(tokens), rtol=1e-5, atol=1e-6)
+    with pytest.raises(InvalidInput, match="context length exceeded: 41 tokens, and 40 fit"):
+        tiny.inference({"tokens": [4] * 41})
+    with pytest.raises(InvalidInput, match="the tokens of this model are below"):
+        tiny.inference({"tokens": [1, 1 << 20]})
+
+
+def test_vectors_are_cut_to_length_one(tiny: EmbeddingWorkflow) -> None:
+    whole = tiny.inference({"text": "a quick"}).embedding
+    short = tiny.inference({"text": "a quick", "dimensions": 3}).embedding
+    np.testing.assert_allclose(short, whole[:3] / np.linalg.norm(whole[:3]), rtol=1e-5)
+    with pytest.raises(InvalidInput, match=f"the vectors of this model have {len(whole)} dimensions"):
+        tiny.inference({"text": "a quick", "dimensions": len(whole) + 1})
 
 
 def test_the_mean_of_the_models_own_tokens(root: Path, tiny: EmbeddingWorkflow) -> None:

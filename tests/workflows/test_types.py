@@ -21,6 +21,7 @@ from workflows import (
     Tensors,
     TensorsResult,
     TextChunk,
+    Token,
     Usage,
 )
 from workflows.types import fold
@@ -110,16 +111,30 @@ def test_what_is_no_vector_is_refused(vector: object) -> None:
         {"messages": [{"role": "user", "content": None}]},
         {"messages": [{"role": "user", "content": "b"}] * 2049},
         {"prompt": 5},
-        *({"prompt": "a", "sampling": {"max_tokens": bad}} for bad in ("5", 1.5, True, 0, 1 << 63, None)),
+        *({"prompt": "a", "sampling": {"max_tokens": bad}} for bad in ("5", 1.5, True, 0, 1 << 63)),
         *({"prompt": "a", "sampling": {"temperature": bad}} for bad in ("hot", -1, 1e9, float("nan"))),
         *({"prompt": "a", "sampling": {"stop": bad}} for bad in ("end", [""], ["x" * 257], ["x"] * 17)),
         {"prompt": "a", "sampling": {"seed": -1}},
         {"prompt": "a", "sampling": {"top_p": 0}},
+        *(
+            {"prompt": "a", "sampling": {"logit_bias": bad}}
+            for bad in ({"a": 1}, {"01": 1}, {"1": 101}, {"-1": 1}, [1])
+        ),
+        {"prompt": "a", "sampling": {"repetition_penalty": 0}},
+        {"prompt": "a", "top_logprobs": 21},
+        {"prompt": "a", "prompt_tokens": [1]},
+        *({"prompt_tokens": bad} for bad in ([], [-1], [True], ["1"], [1 << 31])),
     ],
 )
 def test_a_generation_request_is_bounded_and_strict(body: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Generate.model_validate(body)
+
+
+@pytest.mark.parametrize("body", [{}, {"text": "a", "tokens": [1]}, {"tokens": []}, {"text": "a", "dimensions": 0}])
+def test_what_is_to_be_embedded_is_said_once(body: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Embed.model_validate(body)
 
 
 def test_a_conversation_and_its_sampling_are_typed() -> None:
@@ -130,7 +145,22 @@ def test_a_conversation_and_its_sampling_are_typed() -> None:
 
 # ---- folding ---------------------------------------------------------------------------------------------------------
 
+TOKENS = [Token(id=number, text=text, logprob=-1.0) for number, text in enumerate("abc")]
 END = TextChunk(text="c", finish_reason="length", usage=Usage(prompt_tokens=1, completion_tokens=3))
+
+
+def test_what_was_not_asked_for_is_not_told() -> None:
+    assert TextChunk(text="a").model_dump() == {"text": "a", "finish_reason": None, "usage": None}
+    assert set(END.model_dump()["usage"]) == {"prompt_tokens", "completion_tokens"}
+
+
+def test_tokens_are_folded_like_their_text() -> None:
+    chunks = [TextChunk(text="a", tokens=TOKENS[:1]), TextChunk(text="b", tokens=TOKENS[1:2])]
+    last = END.model_copy(update={"tokens": TOKENS[2:], "stop_string": "!", "seed": 5})
+    whole = Generated.fold([*chunks, last])
+    assert (whole.tokens, whole.stop_string, whole.seed) == (TOKENS, "!", 5)
+    assert chunks[0].tokens == TOKENS[:1]  # what was folded is as it was
+    assert Generated.fold([END]).tokens is None
 
 
 def test_text_chunks_fold_into_the_whole_text() -> None:

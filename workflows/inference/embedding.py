@@ -6,17 +6,18 @@ Knows tokens and vectors. What a model's files say stands in `sentence_files`, w
 from __future__ import annotations
 
 from collections.abc import Hashable
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import numpy as np
 from pydantic import Field
 
 from workflows.base import BaseInferenceWorkflow
-from workflows.card import Batching
+from workflows.card import Batching, Card
 from workflows.errors import BadOutput, InvalidInput, WorkflowError
 from workflows.inference.local_transformer import check_text, open_transformer, positions_of
 from workflows.inference.padding import RunCosts, plan_runs
-from workflows.inference.pooling import pool, unit_length
+from workflows.inference.pooling import pool, shortened, unit_length
 from workflows.inference.sentence_files import Pooling, read_sentence_settings
 from workflows.inference.torch_device import Dtype
 from workflows.models.local import resolve
@@ -56,6 +57,7 @@ class EmbeddingWorkflow(BaseInferenceWorkflow[Embed, Embedding]):
 
     retry_safe = True
     _max_tokens = 512
+    _dimensions = 0
     _on_gpu = False
 
     def __init__(
@@ -103,6 +105,7 @@ class EmbeddingWorkflow(BaseInferenceWorkflow[Embed, Embedding]):
         self._max_tokens = self._longest(settings.max_tokens)
         self._max_chars = self._max_tokens * opened.max_token_chars
         self._padding_token = opened.tokenizer.pad_token_id or 0
+        self._vocabulary: int = opened.model.get_input_embeddings().num_embeddings
         self._on_gpu = self._device.type == "cuda"
         self._costs = _GPU_COSTS if self._on_gpu else _CPU_COSTS
 
@@ -112,6 +115,7 @@ class EmbeddingWorkflow(BaseInferenceWorkflow[Embed, Embedding]):
         outcome = self.do_run_batch([[token] * self._max_tokens])[0]
         if isinstance(outcome, WorkflowError):
             raise outcome
+        self._dimensions = len(outcome[0])
 
     def do_teardown(self) -> None:
         del self._model, self._tokenizer
@@ -121,16 +125,18 @@ class EmbeddingWorkflow(BaseInferenceWorkflow[Embed, Embedding]):
     # ---- requests --------------------------------------------------------------------------------------------------
 
     def do_preprocessing(self, input_data: Embed) -> Tokens:
-        """Tokenize. Raises InvalidInput for a text that is too long, empty, or no Unicode."""
+        """Tokenize. Raises InvalidInput for a text that is too long, empty, or no Unicode, and for tokens or dimensions
+        that this model does not have."""
+        if input_data.dimensions is not None and input_data.dimensions > self._dimensions:
+            raise InvalidInput(f"the vectors of this model have {self._dimensions} dimensions", param="dimensions")
+        if input_data.text is None:
+            return self._given_tokens(input_data.tokens or [])
         text = self._settings.prompt + input_data.text
         if self._truncate:
             text = text[: self._max_chars]
         check_text(text, "text", self._max_chars)
         tokens = self._tokenize(text.lower() if self._settings.lower_case else text)
-        if len(tokens) > self._max_tokens:
-            raise InvalidInput(
-                f"context length exceeded: {len(tokens)} tokens, and {self._max_tokens} fit", param="text"
-            )
+        self._check_fits(tokens, "text")
         if not tokens:
             raise InvalidInput("the text is empty", param="text")
         return tokens
@@ -150,11 +156,16 @@ class EmbeddingWorkflow(BaseInferenceWorkflow[Embed, Embedding]):
         return outcomes
 
     def do_postprocessing(self, input_data: Embed, output_data: tuple[Array, int]) -> Embedding:
-        return Embedding.model_construct(embedding=output_data[0], tokens=output_data[1])
+        vector, tokens = output_data
+        if input_data.dimensions is not None:
+            vector = shortened(vector, input_data.dimensions)
+        return Embedding.model_construct(embedding=vector, tokens=tokens)
 
     def cost(self, input_data: Embed) -> float:
         """About how many tokens: four letters of English each, one sign of Chinese each."""
         text = input_data.text
+        if text is None:
+            return min(len(input_data.tokens or ()), self._max_tokens)
         if text.isascii():
             return min(2 + len(text) // 4, self._max_tokens)
         # The first so many characters decide: more cannot cost more, and this runs on the event loop.
@@ -164,6 +175,10 @@ class EmbeddingWorkflow(BaseInferenceWorkflow[Embed, Embedding]):
         """Short, middling or long."""
         cost = self.cost(input_data)
         return sum(cost > end for end in _CLASS_ENDS)
+
+    def card(self, name: str, summary: str = "") -> Card:
+        told = {"model": Path(self._model_directory).name, "context_tokens": self._max_tokens}
+        return super().card(name, summary).model_copy(update=told)
 
     @property
     def limits(self) -> Batching:
@@ -185,6 +200,20 @@ class EmbeddingWorkflow(BaseInferenceWorkflow[Embed, Embedding]):
         output = self._model(input_ids=self._torch.from_numpy(ids).to(self._device), attention_mask=here)
         vectors = pool(output.last_hidden_state, here, self._pooling)
         return unit_length(vectors) if self._normalize else vectors
+
+    def _given_tokens(self, tokens: Tokens) -> Tokens:
+        if max(tokens) >= self._vocabulary:
+            raise InvalidInput(f"the tokens of this model are below {self._vocabulary}", param="tokens")
+        if self._truncate:
+            tokens = tokens[: self._max_tokens]
+        self._check_fits(tokens, "tokens")
+        return tokens
+
+    def _check_fits(self, tokens: Tokens, param: str) -> None:
+        if len(tokens) > self._max_tokens:
+            raise InvalidInput(
+                f"context length exceeded: {len(tokens)} tokens, and {self._max_tokens} fit", param=param
+            )
 
     def _tokenize(self, text: str) -> Tokens:
         cut = {"truncation": True, "max_length": self._max_tokens} if self._truncate else {}

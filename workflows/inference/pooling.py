@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from workflows.inference.sentence_files import Pooling
+from workflows.tensors import Array
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["pool", "unit_length"]
+__all__ = ["pool", "shortened", "unit_length"]
 
 
 def pool(tokens: torch.Tensor, mask: torch.Tensor, how: Pooling) -> torch.Tensor:
@@ -38,3 +41,10 @@ def unit_length(vectors: torch.Tensor) -> torch.Tensor:
     """The same directions, of length 1; a vector of zeros stays one."""
     unit: torch.Tensor = vectors / vectors.norm(dim=-1, keepdim=True).clamp(min=1e-12)
     return unit
+
+
+def shortened(vector: Array, dimensions: int) -> Array:
+    """The first so many numbers of a vector, at length 1: as models that were trained for it (Matryoshka) are cut."""
+    first = vector[:dimensions]
+    length: Array = np.maximum(np.linalg.norm(first), np.float32(1e-12))
+    return first / length

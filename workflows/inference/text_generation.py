@@ -108,7 +108,7 @@ class TransformersTextGenerationWorkflow(BaseInferenceWorkflow[Generate, Generat
                 f"context length exceeded: {len(prompt)} tokens, and fewer than {self._engine.context_tokens} fit",
                 param=param,
             )
-        limit = min(input_data.sampling.max_tokens, self._max_new_tokens, room)
+        limit = min(input_data.sampling.max_tokens or room, self._max_new_tokens, room)
         return _Prepared(prompt, input_data.sampling, limit)
 
     def do_stream(self, preprocessed_data: _Prepared) -> Generator[TextChunk]:

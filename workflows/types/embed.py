@@ -1,0 +1,41 @@
+"""Kind `embed`: a text's place in a vector space."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from workflows.types.exchange import Exchange
+from workflows.types.tensors import Vector
+from workflows.types.text import MAX_TOKENS, TokenIds
+
+__all__ = ["Embed", "Embedding"]
+
+
+class Embed(Exchange):
+    """A text to place in a vector space, or the same as the model's own `tokens`: exactly one of the two.
+
+    Attributes:
+        tokens: Ids as the model's own tokenizer makes them, with or without the tokens that mark beginning and end.
+        dimensions: Give only so many, at length 1, of a model whose vectors may be cut; None gives all.
+    """
+
+    kind: ClassVar[str] = "embed"
+    text: str | None = None
+    tokens: TokenIds | None = None
+    dimensions: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.text is None) == (self.tokens is None):
+            raise ValueError("give either text or tokens")
+        return self
+
+
+class Embedding(Exchange):
+    """Where the text landed: `embedding` is float32 of shape (dimensions,); `tokens` counts what the model read."""
+
+    kind: ClassVar[str] = "embed"
+    embedding: Vector
+    tokens: int = Field(ge=0)

@@ -1,0 +1,202 @@
+"""Kind `generate`: text that a language model makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
+
+from pydantic import Field, model_validator
+
+from workflows.types.exchange import Exchange
+
+__all__ = [
+    "MAX_TOKENS",
+    "Alternative",
+    "FinishReason",
+    "Generate",
+    "Generated",
+    "Message",
+    "Sampling",
+    "TextChunk",
+    "Token",
+    "TokenIds",
+    "Usage",
+]
+
+MAX_TOKENS: Final = 1 << 20
+MAX_STOP_STRINGS: Final = 16
+MAX_MESSAGES: Final = 2048
+MAX_BIASES: Final = 1024
+MAX_ALTERNATIVES: Final = 20
+
+FinishReason = Literal["stop", "length"]
+TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_TOKENS)]
+_WRITTEN_ID: Final = r"^(0|[1-9][0-9]{0,9})$"
+
+
+def _absent(value: object) -> bool:
+    return value is None
+
+
+class Sampling(Exchange):
+    """How the next token is chosen. `temperature` 0 is greedy; with a `seed`, sampling is repeatable.
+
+    In this order: penalties and `logit_bias`, `min_tokens`, `temperature`, `top_k`, `top_p`, `min_p`, `typical_p`.
+    What changes nothing is the default of each.
+
+    Attributes:
+        max_tokens: The answer's longest; None is as long as there is room for.
+        min_tokens: No token that ends the answer is chosen, and no stop string heeded, before so many were made.
+        min_p: Tokens with less than this share of the best one's chance are out.
+        typical_p: Only the tokens whose surprise is nearest to the expected one, which together have this chance.
+        repetition_penalty: Divides the scores of tokens that are in prompt or answer (multiplies negative ones).
+        presence_penalty: Taken from the scores of tokens that are in the answer.
+        frequency_penalty: The same for each time that they are in it.
+        logit_bias: Added to the scores of tokens, by their id in decimal.
+        stop: Texts that end the answer, and are not part of it.
+    """
+
+    kind: ClassVar[str] = "generate"
+    max_tokens: int | None = Field(default=128, ge=1, le=MAX_TOKENS)
+    min_tokens: int = Field(default=0, ge=0, le=MAX_TOKENS)
+    temperature: float = Field(default=1.0, ge=0.0, le=2.0)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    top_k: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
+    min_p: float = Field(default=0.0, ge=0.0, le=1.0)
+    typical_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    repetition_penalty: float = Field(default=1.0, ge=0.01, le=100.0)
+    presence_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
+    frequency_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
+    logit_bias: dict[Annotated[str, Field(pattern=_WRITTEN_ID)], Annotated[float, Field(ge=-100.0, le=100.0)]] = Field(
+        default_factory=dict, max_length=MAX_BIASES
+    )
+    seed: int | None = Field(default=None, ge=0, lt=1 << 63)
+    stop: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field(
+        default_factory=list, max_length=MAX_STOP_STRINGS
+    )
+
+
+class Message(Exchange):
+    """One turn of a conversation."""
+
+    kind: ClassVar[str] = "generate"
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+
+
+class Generate(Exchange):
+    """Text to continue (`prompt`, or `prompt_tokens`), or a conversation to answer (`messages`): exactly one of them.
+
+    Attributes:
+        prompt_tokens: Ids as the model's own tokenizer makes them; nothing is added to them.
+        echo: Begin the answer with the text of the prompt.
+        truncate: Read no more than the last so many tokens of the prompt; None refuses one that is too long.
+        include_stop: Give the stop string that ended the answer with it, as far as its last token.
+        top_logprobs: Tell every token by itself (`tokens`), with its log probability and those of this many of the most
+            probable ones in its place; None tells the text only.
+    """
+
+    kind: ClassVar[str] = "generate"
+    prompt: str | None = None
+    prompt_tokens: TokenIds | None = None
+    messages: list[Message] | None = Field(default=None, min_length=1, max_length=MAX_MESSAGES)
+    sampling: Sampling = Field(default_factory=Sampling)
+    echo: bool = False
+    truncate: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
+    include_stop: bool = False
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_ALTERNATIVES)] | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if sum(source is not None for source in (self.prompt, self.prompt_tokens, self.messages)) != 1:
+            raise ValueError("give one of prompt, prompt_tokens and messages")
+        return self
+
+
+class Usage(Exchange):
+    """Tokens read and tokens made, as the model's own tokenizer counts them.
+
+    Attributes:
+        cached_tokens: Those of the prompt that were still known from an earlier request.
+    """
+
+    kind: ClassVar[str] = "generate"
+    prompt_tokens: int = Field(ge=0)
+    completion_tokens: int = Field(ge=0)
+    cached_tokens: int | None = Field(default=None, ge=0, exclude_if=_absent)
+
+
+class Alternative(Exchange):
+    """A token that might have been chosen, and the natural logarithm of its chance."""
+
+    kind: ClassVar[str] = "generate"
+    id: TokenId
+    text: str
+    logprob: float
+
+
+class Token(Exchange):
+    """One token of an answer.
+
+    Attributes:
+        text: What it decodes to by itself; half a character is a replacement character.
+        logprob: Of its chance, its natural logarithm, by the model's own scores: before penalties, temperature and what
+            follows.
+        special: Whether it stands for no text, as one that ends the answer.
+        top: The most probable tokens in its place, best first, as many as were asked for.
+    """
+
+    kind: ClassVar[str] = "generate"
+    id: TokenId
+    text: str
+    logprob: float
+    special: bool = False
+    top: list[Alternative] = Field(default_factory=list)
+
+
+class TextChunk(Exchange):
+    """A piece of generated text. Only the last chunk of a stream has a `finish_reason` and the `usage` of the whole.
+
+    Attributes:
+        stop_string: In the last chunk: the stop string that ended the answer, where one did.
+        seed: In the last chunk, where tokens were drawn: what repeats them.
+        tokens: Where they were asked for: those that were made since the chunk before. Their text may be ahead of
+            `text`, which holds back what may become a stop string.
+    """
+
+    kind: ClassVar[str] = "generate"
+    text: str
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    stop_string: str | None = Field(default=None, exclude_if=_absent)
+    seed: int | None = Field(default=None, ge=0, exclude_if=_absent)
+    tokens: list[Token] | None = Field(default=None, exclude_if=_absent)
+
+
+class Generated(Exchange):
+    """A whole generated text; see `TextChunk`."""
+
+    kind: ClassVar[str] = "generate"
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+    stop_string: str | None = Field(default=None, exclude_if=_absent)
+    seed: int | None = Field(default=None, ge=0, exclude_if=_absent)
+    tokens: list[Token] | None = Field(default=None, exclude_if=_absent)
+
+    @classmethod
+    def fold(cls, chunks: Iterable[TextChunk]) -> Generated:
+        """Join a stream. Raises ValueError if it ended without a finish reason or usage."""
+        texts: list[str] = []
+        tokens: list[Token] | None = None
+        last: TextChunk | None = None
+        for last in chunks:
+            texts.append(last.text)
+            if last.tokens is not None:
+                tokens = [] if tokens is None else tokens
+                tokens.extend(last.tokens)
+        if last is None or last.finish_reason is None or last.usage is None:
+            raise ValueError("the stream ended without a finish reason")
+        told: dict[str, Any] = {"stop_string": last.stop_string, "seed": last.seed, "tokens": tokens}
+        return cls(text="".join(texts), finish_reason=last.finish_reason, usage=last.usage, **told)
