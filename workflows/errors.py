@@ -2,6 +2,7 @@
 
     WorkflowError                 internal     a fault of ours; the message stays general
     |-- InvalidInput              invalid      the caller's input; `param` names the field
+    |   |-- ContextTooLong        context      a text with more tokens than the model takes
     |   `-- Unsupported           invalid      the workflow cannot do what was asked
     |-- PermissionDenied          forbidden    known, but not allowed to do this (an operator's route, say)
     |-- ModelNotFound             no_model     absent, not listed or gated: the same answer for all three
@@ -28,6 +29,7 @@ __all__ = [
     "BadOutput",
     "Cancelled",
     "Conflict",
+    "ContextTooLong",
     "DeadlineExceeded",
     "InvalidInput",
     "ModelNotFound",
@@ -90,6 +92,11 @@ def _rebuild(kind: type[WorkflowError], message: str, fields: dict[str, Any]) ->
 class InvalidInput(WorkflowError):
     code = "invalid"
     default_message = "invalid input"
+
+
+class ContextTooLong(InvalidInput):
+    code = "context"
+    default_message = "context length exceeded"
 
 
 class Unsupported(InvalidInput):

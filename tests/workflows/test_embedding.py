@@ -15,7 +15,7 @@ import torch
 from transformers import BertModel
 
 from tests.workflows.tiny_transformers import BERT_CONTEXT, ROBERTA_PADDING, WORDS, save_tiny_bert, save_tiny_roberta
-from workflows.errors import BadOutput, InvalidInput, WorkflowError
+from workflows.errors import BadOutput, ContextTooLong, InvalidInput, WorkflowError
 from workflows.inference.embedding import EmbeddingWorkflow
 from workflows.tensors import Array
 from workflows.testing import check_workflow
@@ -64,7 +64,7 @@ def test_company_changes_nothing_whatever_its_length(tiny: EmbeddingWorkflow) ->
 def test_a_text_may_come_as_tokens(tiny: EmbeddingWorkflow) -> None:
     text, tokens = tiny.inference_batch([{"text": "a quick"}, {"tokens": [1, 4, 5, 2]}])
     np.testing.assert_allclose(vector(text), vector(tokens), rtol=1e-5, atol=1e-6)
-    with pytest.raises(InvalidInput, match="context length exceeded: 41 tokens, and 40 fit"):
+    with pytest.raises(ContextTooLong, match="context length exceeded: 41 tokens, and 40 fit"):
         tiny.inference({"tokens": [4] * 41})
     with pytest.raises(InvalidInput, match="the tokens of this model are below"):
         tiny.inference({"tokens": [1, 1 << 20]})
@@ -92,7 +92,7 @@ def test_the_mean_of_the_models_own_tokens(root: Path, tiny: EmbeddingWorkflow) 
 
 @pytest.mark.parametrize("words", [BERT_CONTEXT - 1, 100, 100_000])
 def test_a_text_that_is_too_long_is_refused(tiny: EmbeddingWorkflow, words: int) -> None:
-    with pytest.raises(InvalidInput, match="context length exceeded") as caught:
+    with pytest.raises(ContextTooLong, match="context length exceeded") as caught:
         tiny.inference({"text": text_of(words)})
     assert caught.value.param == "text"
 

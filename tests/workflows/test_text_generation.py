@@ -16,7 +16,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tests.workflows.tiny_transformers import LLAMA_CONTEXT, PROMPT, save_tiny_llama
 from workflows.context import CallContext
-from workflows.errors import Cancelled, InvalidInput, NotReady, Unsupported, WorkflowError
+from workflows.errors import Cancelled, ContextTooLong, InvalidInput, NotReady, Unsupported, WorkflowError
 from workflows.inference.text_generation import TransformersTextGenerationWorkflow
 from workflows.testing import check_workflow
 from workflows.types import Generate, Generated, Message, Sampling, TextChunk
@@ -142,7 +142,7 @@ def test_an_answer_is_cut_where_the_context_or_the_operator_ends_it(
 
 @pytest.mark.parametrize("length", [LLAMA_CONTEXT, LLAMA_CONTEXT * 20, LLAMA_CONTEXT * 1000])
 def test_a_prompt_that_leaves_no_room_is_refused(workflow: TransformersTextGenerationWorkflow, length: int) -> None:
-    with pytest.raises(InvalidInput, match=r"^context length exceeded") as caught:
+    with pytest.raises(ContextTooLong, match=r"^context length exceeded") as caught:
         workflow.inference(asked("z" * length))
     assert caught.value.param == "prompt"
 
@@ -182,7 +182,7 @@ def test_messages_become_the_prompt_that_the_template_makes(
     sampling = Sampling(temperature=0.0, max_tokens=8)
     answer = chat.inference(Generate(messages=[Message(role="user", content="hi {{ 1 }}")], sampling=sampling))
     assert answer.text == workflow.inference(Generate(prompt="<user>hi {{ 1 }}\n<assistant>", sampling=sampling)).text
-    with pytest.raises(InvalidInput, match="context length exceeded") as caught:
+    with pytest.raises(ContextTooLong, match="context length exceeded") as caught:
         chat.inference(Generate(messages=[Message(role="user", content="z" * LLAMA_CONTEXT * 5)]))
     assert caught.value.param == "messages"
 

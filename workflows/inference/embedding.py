@@ -14,7 +14,7 @@ from pydantic import Field
 
 from workflows.base import BaseInferenceWorkflow
 from workflows.card import Batching, Card
-from workflows.errors import BadOutput, InvalidInput, WorkflowError
+from workflows.errors import BadOutput, ContextTooLong, InvalidInput, WorkflowError
 from workflows.inference.local_transformer import check_text, open_transformer, positions_of
 from workflows.inference.padding import RunCosts, plan_runs
 from workflows.inference.pooling import pool, shortened, unit_length
@@ -211,7 +211,7 @@ class EmbeddingWorkflow(BaseInferenceWorkflow[Embed, Embedding]):
 
     def _check_fits(self, tokens: Tokens, param: str) -> None:
         if len(tokens) > self._max_tokens:
-            raise InvalidInput(
+            raise ContextTooLong(
                 f"context length exceeded: {len(tokens)} tokens, and {self._max_tokens} fit", param=param
             )
 

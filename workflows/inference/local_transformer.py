@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workflows.errors import InvalidInput, WorkflowError
+from workflows.errors import ContextTooLong, InvalidInput, WorkflowError
 from workflows.inference.torch_device import Dtype, prepare_device
 from workflows.resources import Resources
 
@@ -69,9 +69,9 @@ def open_transformer(
 
 
 def check_text(text: str, param: str, max_chars: int) -> None:
-    """Raises InvalidInput, before a tokenizer spends time on it, for text that is no Unicode or cannot possibly fit."""
+    """Before a tokenizer spends time on it: raises ContextTooLong for text that cannot fit, InvalidInput for no Unicode."""
     if len(text) > max_chars:
-        raise InvalidInput("context length exceeded", param=param)
+        raise ContextTooLong(param=param)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as cause:

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from workflows.base import BaseInferenceWorkflow
 from workflows.context import cancelled
-from workflows.errors import Cancelled, InvalidInput, Unsupported
+from workflows.errors import Cancelled, ContextTooLong, InvalidInput, Unsupported
 from workflows.inference.incremental_text import IncrementalText
 from workflows.inference.local_transformer import check_text, open_transformer
 from workflows.inference.sampling import TokenChooser
@@ -104,7 +104,7 @@ class TransformersTextGenerationWorkflow(BaseInferenceWorkflow[Generate, Generat
         prompt = self._prompt_tokens(input_data)
         room = self._engine.context_tokens - len(prompt)
         if room < 1:
-            raise InvalidInput(
+            raise ContextTooLong(
                 f"context length exceeded: {len(prompt)} tokens, and fewer than {self._engine.context_tokens} fit",
                 param=param,
             )
@@ -159,7 +159,7 @@ class TransformersTextGenerationWorkflow(BaseInferenceWorkflow[Generate, Generat
         if not self._tokenizer.chat_template:
             raise Unsupported("this model has no chat template: send a prompt instead of messages", param="messages")
         if sum(len(message.content) for message in messages) > self._max_chars:
-            raise InvalidInput("context length exceeded", param="messages")
+            raise ContextTooLong(param="messages")
         text: str | None = None
         # Templates raise what they like, for example for two user turns in a row, and may quote them.
         with suppress(Exception):

@@ -17,7 +17,17 @@ import grpc
 from deployments.router.refusals import MethodNotAllowed
 from workflows.errors import DeadlineExceeded, WorkflowError
 
-__all__ = ["GRPC", "NATIVE", "OPEN_INFERENCE", "ErrorTable", "GrpcErrorTable", "Headers", "Trailers", "native_error"]
+__all__ = [
+    "GRPC",
+    "NATIVE",
+    "OPENAI",
+    "OPEN_INFERENCE",
+    "ErrorTable",
+    "GrpcErrorTable",
+    "Headers",
+    "Trailers",
+    "native_error",
+]
 
 Headers = list[tuple[bytes, bytes]]
 Trailers = list[tuple[str, str]]
@@ -25,6 +35,7 @@ Trailers = list[tuple[str, str]]
 _STATUS: Final[Mapping[str, int]] = {
     "parse": 400,
     "invalid": 400,
+    "context": 400,
     "unauth": 401,
     "forbidden": 403,
     "no_model": 404,
@@ -97,7 +108,11 @@ def _whole_seconds(seconds: float) -> int:
 
 def _text(error: WorkflowError) -> str:
     """The message, also where a model's text in it is no valid Unicode."""
-    return error.message if error.message.isascii() else error.message.encode("utf-8", "replace").decode()
+    return _as_unicode(error.message)
+
+
+def _as_unicode(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def native_error(error: WorkflowError, request_id: str) -> dict[str, Any]:
@@ -110,14 +125,50 @@ def native_error(error: WorkflowError, request_id: str) -> dict[str, Any]:
     }
 
 
+_OPENAI: Final[Mapping[str, tuple[str, str]]] = {
+    "parse": ("invalid_request_error", "invalid_json"),
+    "invalid": ("invalid_request_error", "invalid_value"),
+    "context": ("invalid_request_error", "context_length_exceeded"),
+    "unauth": ("authentication_error", "invalid_api_key"),
+    "forbidden": ("permission_error", "model_not_allowed"),
+    "no_model": ("invalid_request_error", "model_not_found"),
+    "no_route": ("invalid_request_error", "unknown_url"),
+    "method": ("invalid_request_error", "method_not_allowed"),
+    "slow_body": ("invalid_request_error", "request_timeout"),
+    "conflict": ("invalid_request_error", "idempotency_conflict"),
+    "too_large": ("invalid_request_error", "request_too_large"),
+    "uri": ("invalid_request_error", "uri_too_long"),
+    "media": ("invalid_request_error", "unsupported_media_type"),
+    "host": ("permission_error", "unknown_host"),
+    "limited": ("rate_limit_error", "rate_limit_exceeded"),
+    "hdr": ("invalid_request_error", "headers_too_large"),
+    "cancelled": ("server_error", "cancelled"),
+    "internal": ("server_error", "internal_error"),
+    "bad_output": ("server_error", "non_finite_output"),
+    "upstream": ("server_error", "upstream_error"),
+    "overload": ("server_error", "server_is_overloaded"),
+    "loading": ("server_error", "model_loading"),
+    "deadline": ("server_error", "deadline_exceeded"),
+}
+"""What OpenAI's clients know an error by: its type and its code."""
+
+
+def _openai_error(error: WorkflowError) -> dict[str, Any]:
+    kind, code = _OPENAI[error.code]
+    param = None if error.param is None else _as_unicode(error.param)
+    return {"message": _text(error), "type": kind, "param": param, "code": code}
+
+
 NATIVE: Final = ErrorTable(_STATUS, lambda error, request_id: {"error": native_error(error, request_id)})
 OPEN_INFERENCE: Final = ErrorTable(_STATUS, lambda error, request_id: {"error": _text(error)})
+OPENAI: Final = ErrorTable(_STATUS, lambda error, request_id: {"error": _openai_error(error)})
 
 # ---- gRPC --------------------------------------------------------------------------------------------------------------
 
 _CODES: Final[Mapping[str, grpc.StatusCode]] = {
     "parse": grpc.StatusCode.INVALID_ARGUMENT,
     "invalid": grpc.StatusCode.INVALID_ARGUMENT,
+    "context": grpc.StatusCode.INVALID_ARGUMENT,
     "unauth": grpc.StatusCode.UNAUTHENTICATED,
     "forbidden": grpc.StatusCode.PERMISSION_DENIED,
     "no_model": grpc.StatusCode.NOT_FOUND,
