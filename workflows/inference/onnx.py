@@ -29,7 +29,8 @@ from workflows.inference.onnx_runtime import (
 )
 from workflows.inference.onnx_values import named_arrays
 from workflows.inference.tensor_model import TensorModelWorkflow
-from workflows.models.local import resolve
+from workflows.models.local import locate
+from workflows.models.onnx_graph import check_onnx
 from workflows.tensors import Array
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ class ONNXInferenceWorkflow(TensorModelWorkflow):
         import onnxruntime
 
         path = _model_file(self._model, self._root)
+        check_onnx(Path(path), self._model[:64])
         providers = choose_providers(self.resources, onnxruntime.get_available_providers(), self._wanted_providers)
         options = session_options_of(onnxruntime, self._choices, self.resources)
         try:
@@ -173,7 +175,7 @@ class ONNXInferenceWorkflow(TensorModelWorkflow):
 
 
 def _model_file(model: str, root: str | None) -> str:
-    path: Path = resolve(model, root)
+    path: Path = locate(model, root)
     if not stat.S_ISREG(path.stat().st_mode):
         raise ModelNotFound(f"model {model[:64]!r} is not a regular file")
     return str(path)

@@ -1,4 +1,4 @@
-"""What a model file is, by its content, and whether it may be loaded at all. Reads bytes; imports no torch, runs nothing."""
+"""Which files torch may be given. What a file is, by its content, says `workflows.models.content`; runs nothing."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import hashlib
 import hmac
 import io
 import re
-import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final, Literal
 
 from workflows.errors import InvalidInput, ModelNotFound
+from workflows.models.content import RUNS_CODE, kind_of
 
-__all__ = ["Kind", "checked_pin", "kind_of", "read_program", "read_weights"]
+__all__ = ["checked_pin", "read_program", "read_weights"]
 
-Kind = Literal["safetensors", "torchscript", "exported", "pickle", "unknown"]
-
-_CALLED: Final = {"torchscript": "a TorchScript file", "exported": "a torch.export program"}
 _INSTEAD: Final = (
     "Save the weights with safetensors.torch.save_file(module.state_dict(), ...) and give `module` and `weights`, or "
     "export the module with torch.export.export() and torch.export.save()"
@@ -25,18 +23,6 @@ _PICKLE_REFUSED: Final = f"this file is a pickle: it runs code when it is loaded
 # What no other check recognises may still be a pickle: those of the old text protocols are told by nothing certain.
 _OLD_PICKLE: Final = f"If it is a pickle, it is never loaded here. {_INSTEAD}"
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
-
-
-def kind_of(content: bytes) -> Kind:
-    """What a file holds, whatever it is called."""
-    if content.startswith(b"PK\x03\x04"):
-        return _kind_of_zip(content)
-    if len(content) > 9 and content[8:9] == b"{" and int.from_bytes(content[:8], "little") <= len(content) - 8:
-        return "safetensors"
-    # Protocols 2 to 5; the older text protocols are told by nothing certain, and are unknown like anything else.
-    if content[:1] == b"\x80" and content[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        return "pickle"
-    return "unknown"
 
 
 def checked_pin(sha256: str | None) -> str | None:
@@ -52,34 +38,40 @@ def checked_pin(sha256: str | None) -> str | None:
 def read_weights(path: Path, pin: str | None) -> bytes:
     """The content of a safetensors file. Raises InvalidInput for any other kind, and for one that is not the pinned."""
     content = _read(path)
-    kind = kind_of(content)
+    kind = kind_of(io.BytesIO(content))
     if kind == "pickle":
         raise InvalidInput(_PICKLE_REFUSED, param="weights")
     if kind != "safetensors":
-        hint = f". {_OLD_PICKLE}" if kind == "unknown" else ""
+        hint = f". {_OLD_PICKLE}" if kind == "other" else ""
         raise InvalidInput(f"weights must be a safetensors file{hint}", param="weights")
     _check_pin(content, pin)
     return content
 
 
-def read_program(path: Path, pin: str | None) -> tuple[Literal["torchscript", "exported"], bytes]:
-    """The content of a file that runs code when it is loaded: exactly the bytes whose hash was compared with the pin.
+def read_program(
+    path: Path, pin: str | None, pinned: Collection[str] = ()
+) -> tuple[Literal["torchscript", "exported"], bytes]:
+    """The content of a file that runs code when it is loaded: exactly the bytes whose hash was compared.
+
+    Args:
+        pin: The one hash that the file may have; None leaves it to `pinned`.
+        pinned: Hashes of all files of code that the operator trusts.
 
     Raises InvalidInput: it is neither TorchScript nor a torch.export program, or is not pinned, or not the pinned one.
     """
     content = _read(path)
-    kind = kind_of(content)
+    kind = kind_of(io.BytesIO(content))
     if kind == "pickle":
         raise InvalidInput(_PICKLE_REFUSED, param="model")
     if kind == "safetensors":
         raise InvalidInput("a safetensors file holds weights only: give it as `weights`, with `module`", param="model")
-    if kind == "unknown":
+    if kind not in ("torchscript", "exported"):
         raise InvalidInput(
             f"this is neither a TorchScript file nor a torch.export program. {_OLD_PICKLE}", param="model"
         )
-    if pin is None:
+    if pin is None and hashlib.sha256(content).hexdigest() not in pinned:
         raise InvalidInput(
-            f"{_CALLED[kind]} runs code when it is loaded, so it must be pinned: if you trust where it came from, "
+            f"{RUNS_CODE[kind]} runs code when it is loaded, so it must be pinned: if you trust where it came from, "
             "set the option sha256 to what `sha256sum FILE` prints (64 hex digits)",
             param="sha256",
         )
@@ -96,16 +88,3 @@ def _read(path: Path) -> bytes:
     if not path.is_file():
         raise ModelNotFound("the model is not a regular file")
     return path.read_bytes()
-
-
-def _kind_of_zip(content: bytes) -> Kind:
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            names = {name.partition("/")[2] or name for name in archive.namelist()}
-    except zipfile.BadZipFile:
-        return "unknown"
-    if "archive_format" in names or "models/model.json" in names or "serialized_exported_program.json" in names:
-        return "exported"
-    if "constants.pkl" in names:
-        return "torchscript"
-    return "pickle" if "data.pkl" in names else "unknown"

@@ -7,13 +7,18 @@ from pathlib import Path
 
 from workflows.errors import ModelNotFound
 
-__all__ = ["PACKAGE_PREFIX", "resolve"]
+__all__ = ["PACKAGE_PREFIX", "locate", "resolve"]
 
 PACKAGE_PREFIX = "package:"
 
 
 def resolve(path: str | Path, root: str | Path | None = None) -> Path:
-    """The real path of a model file or directory.
+    """The real path of a model file or directory: `locate`, with all links followed."""
+    return locate(path, root).resolve()
+
+
+def locate(path: str | Path, root: str | Path | None = None) -> Path:
+    """Where a model file or directory lies, through the links by which it was named.
 
     Args:
         path: Relative to `root`; absolute only where no root is given.
@@ -31,7 +36,7 @@ def resolve(path: str | Path, root: str | Path | None = None) -> Path:
         raise ModelNotFound(f"model path {str(path)[:64]!r} leaves its root")
     if not real.exists():
         raise ModelNotFound(f"model {str(path)[:64]!r} does not exist under its root")
-    return real
+    return base / path
 
 
 def _root(root: str | Path | None) -> Path:
