@@ -1,7 +1,7 @@
 """How every protocol asks a workflow: found by name, allowed, in time, and given up when the caller leaves.
 
 Knows no wire format. A caller may shorten its deadline with the header `x-deadline-s` (seconds, for example `2.5`), and
-name its conversation with `x-session-id`: what belongs together goes to the same replica, where that has room.
+name its conversation with `x-conversation-id`: what belongs together goes to the same replica, where that has room.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def _seconds(caller: Caller, allowed: float, at_most_s: float | None = None) -> 
 def _call(caller: Caller, call_id: str, seconds: float) -> CallContext:
     trace = caller.headers.get(b"traceparent")
     session = caller.session
-    if session is None and (named := caller.headers.get(b"x-session-id")) and _SESSION.fullmatch(named):
+    if session is None and (named := caller.headers.get(b"x-conversation-id")) and _SESSION.fullmatch(named):
         session = named.decode()
     return CallContext(
         request_id=call_id,

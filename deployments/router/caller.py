@@ -26,7 +26,7 @@ class Caller:
         receive: Where it is heard that the caller has left; None where that cancels the task by itself.
         started: `time.perf_counter()` when the request was here.
         session: What the conversation that this belongs to is called, where a protocol has a word for that; others say it
-            with the header `x-session-id`.
+            with the header `x-conversation-id`.
         workflow: For metrics and the log: a name of the directory, or empty. Protocols set it.
         status: What the protocol's own status line says.
         code: What became of it: `ok` or an error's code.

@@ -134,9 +134,9 @@ class Desk:
         self.dispatcher = Dispatcher(self.client, max_queue=max_queue, observe=self.timings.append)
         self.dispatcher.configure(card(retry_safe=retry_safe), replicas=1)
 
-    def ask(self, value: Any, *, within_s: float | None = None) -> asyncio.Task[Any]:
+    def ask(self, value: Any, *, within_s: float | None = None, session: str | None = None) -> asyncio.Task[Any]:
         deadline = None if within_s is None else time.monotonic() + within_s
-        call = CallContext(f"r{value}", deadline)
+        call = CallContext(f"r{value}", deadline, session_id=session)
         return asyncio.create_task(self.dispatcher.inference(value, call), name=f"caller {value}")
 
     async def fill(self) -> list[asyncio.Task[Any]]:

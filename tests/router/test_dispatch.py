@@ -46,6 +46,16 @@ async def test_requests_of_one_moment_travel_together_and_an_idle_path_sends_at_
     assert desk.dispatcher.load == 0
 
 
+async def test_sessions_travel_by_themselves() -> None:
+    desk = Desk()
+    callers = [desk.ask(number, session=session) for number, session in enumerate(["a", "a", "b", None, None])]
+    await turn()
+    assert desk.client.envelopes == [[0, 1], [2], [3, 4]]
+    for sent in desk.client.sent:
+        sent.finish()
+    assert await asyncio.gather(*callers) == [0, 1, 2, 3, 4]
+
+
 async def test_what_arrives_while_all_calls_are_out_travels_in_the_next_one() -> None:
     desk = Desk()
     first = await desk.fill()

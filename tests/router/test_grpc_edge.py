@@ -308,13 +308,14 @@ async def test_a_workflow_hears_of_the_trace_and_the_key_and_of_no_control_heade
         ("x-api-key", USER),
         ("traceparent", trace),
         ("x-session-id", "s"),
+        ("x-conversation-id", "c"),
         ("multiplexed_model_id", "x"),
         ("x-request-timeout-seconds", "0"),
     ]
     async with listening(front, KEYS) as it, it.caller() as caller:
         await caller.call("ModelInfer", infer_request(), metadata)
     (call,) = client.calls
-    assert (call.key_id, call.traceparent, call.session_id) == ("user", trace, None)
+    assert (call.key_id, call.traceparent, call.session_id) == ("user", trace, "c")
 
 
 async def test_calls_are_counted_and_logged() -> None:
