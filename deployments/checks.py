@@ -33,6 +33,7 @@ from deployments.router_rules import (
     shared_ports,
 )
 from deployments.strict_yaml import read_mapping
+from deployments.workflow_rules import PlannedWorkflow, alias_complaints, traffic_complaints, version_complaints
 
 __all__ = ["Report", "check_file", "examine"]
 
@@ -53,14 +54,6 @@ class Report:
 
     complaints: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _PlannedWorkflow:
-    where: str
-    name: str
-    args: WorkflowArgs
-    grace_s: float
 
 
 def check_file(path: Path) -> list[str]:
@@ -97,7 +90,7 @@ def _examine_applications(schema: ServeDeploySchema, content: dict[str, Any], re
         callback=next((str(value) for _, value in _found(content, *CALLBACK_KEY.split("."))), None),
     )
     routers: list[PlannedRouter] = []
-    workflows: list[_PlannedWorkflow] = []
+    workflows: list[PlannedWorkflow] = []
     for index, (app, written) in enumerate(zip(schema.applications, content["applications"], strict=True)):
         where = f"applications.{index}"
         try:
@@ -114,19 +107,22 @@ def _examine_applications(schema: ServeDeploySchema, content: dict[str, Any], re
             report.complaints += _check_deployments(written.get("deployments") or [], app.import_path, where)
     report.complaints += proxy_complaints(routers, proxies)
     report.complaints += shared_ports(routers)
-    report.complaints += _aliases(workflows, {app.name for app in schema.applications})
+    names = {app.name for app in schema.applications}
+    report.complaints += alias_complaints(workflows, names)
+    report.complaints += version_complaints(workflows, names)
+    report.complaints += _traffic(content, workflows)
     report.warnings += _interruptions(routers, workflows)
 
 
 # ---- one application ---------------------------------------------------------------------------------------------------
 
 
-def _workflow(app: ServeApplicationSchema, where: str) -> _PlannedWorkflow:
+def _workflow(app: ServeApplicationSchema, where: str) -> PlannedWorkflow:
     """Raises ConfigError."""
     parsed(Name, app.name, "name")
     args: WorkflowArgs = parsed(WorkflowArgs, app.args, "args")
     check_workflow(args)
-    return _PlannedWorkflow(where, app.name, args, _number(app, "graceful_shutdown_timeout_s", WORKFLOW_GRACE_S))
+    return PlannedWorkflow(where, app.name, args, _number(app, "graceful_shutdown_timeout_s", WORKFLOW_GRACE_S))
 
 
 def _router(app: ServeApplicationSchema, written: dict[str, Any], where: str) -> PlannedRouter:
@@ -196,19 +192,17 @@ def _check_deployments(deployments: list[dict[str, Any]], builder: str, where: s
 # ---- all applications together -----------------------------------------------------------------------------------------
 
 
-def _aliases(workflows: Iterable[_PlannedWorkflow], names: set[str]) -> Iterator[str]:
-    taken: dict[str, str] = {}
-    for workflow in workflows:
-        for index, alias in enumerate(workflow.args.aliases):
-            where = f"{workflow.where}.args.aliases.{index}"
-            if alias in names - {workflow.name}:
-                yield f"{where}: another application is called {alias}"
-            elif alias in taken:
-                yield f"{where}: {alias} is taken by {taken[alias]}"
-            taken.setdefault(alias, where)
+def _traffic(content: dict[str, Any], workflows: list[PlannedWorkflow]) -> Iterator[str]:
+    for index, app in enumerate(content["applications"]):
+        if app.get("import_path") != ROUTER_BUILDER:
+            continue
+        for where, settings in _found(app, "deployments", "*", "user_config", where=f"applications.{index}"):
+            with contextlib.suppress(ConfigError):  # said with the deployment
+                traffic = parsed(RouterSettings, settings or {}).traffic
+                yield from traffic_complaints(traffic, workflows, f"{where}.traffic")
 
 
-def _interruptions(routers: Iterable[PlannedRouter], workflows: Iterable[_PlannedWorkflow]) -> Iterator[str]:
+def _interruptions(routers: Iterable[PlannedRouter], workflows: Iterable[PlannedWorkflow]) -> Iterator[str]:
     """What an update of a running system would cost its callers."""
     for router in routers:
         if router.surge_percent == 0:

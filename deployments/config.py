@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from workflows.card import Batching
 
@@ -17,6 +17,12 @@ __all__ = ["GrpcArgs", "Limits", "Name", "RouterArgs", "RouterSettings", "TlsArg
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")]
 Alias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?$")]
+Version = Annotated[
+    str,
+    BeforeValidator(lambda version: str(version) if type(version) is int else version),  # as YAML reads 1
+    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$"),
+]
+Share = Annotated[float, Field(ge=0.0, le=1e6, allow_inf_nan=False)]
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -31,6 +37,7 @@ class WorkflowArgs(_Closed):
     Attributes:
         workflow: Import path of the class, for example `workflows.ONNXInferenceWorkflow`.
         options: Its constructor's keyword arguments.
+        version_of: The name under which callers find it as one of several versions; by default its application's own.
         setup_timeout_s: A setup that takes longer has failed.
         stuck_after_s: A model call that takes longer makes the replica unhealthy, so that Serve replaces it.
     """
@@ -39,6 +46,8 @@ class WorkflowArgs(_Closed):
     options: dict[str, Any] = Field(default_factory=dict)
     summary: str = Field(default="", max_length=512)
     aliases: list[Alias] = Field(default_factory=list, max_length=16)
+    version: Version = "1"
+    version_of: Name | None = None
     setup_timeout_s: float = Field(default=600.0, gt=0)
     stuck_after_s: float = Field(default=300.0, gt=0)
 
@@ -176,6 +185,19 @@ class RouterSettings(_Closed):
 
     Attributes:
         max_queue: Requests that may wait in the router for one workflow; more get 503 with Retry-After.
+        traffic: For a name that has several versions: the share of each in the requests that name no version, in any
+            unit. A session stays with its version for as long as the shares do.
     """
 
     max_queue: int = Field(default=1024, ge=1, le=1_000_000)
+    traffic: dict[Name, Annotated[dict[Version, Share], Field(min_length=1, max_length=64)]] = Field(
+        default_factory=dict, max_length=1024
+    )
+
+    @field_validator("traffic")
+    @classmethod
+    def _somewhere(cls, traffic: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+        for name, shares in traffic.items():
+            if not sum(shares.values()) > 0:
+                raise ValueError(f"{name}: one version must have a share above 0")
+        return traffic

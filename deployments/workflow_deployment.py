@@ -101,7 +101,7 @@ class WorkflowDeployment:
         try:
             workflow = build_workflow(config)
             workflow.resources = allotted()
-            self._aliases = config.aliases
+            self._told = {"aliases": config.aliases, "version": config.version, "version_of": config.version_of}
             context = serve.get_replica_context()
             replica = context.replica_id.unique_id
             self._runner = Runner(
@@ -165,7 +165,7 @@ class WorkflowDeployment:
     # ---- for `RayClient`: plain data both ways, errors as values ---------------------------------------------------------
 
     async def card(self) -> dict[str, Any]:
-        where = {"aliases": self._aliases, "max_queue": self._settings.max_queue}
+        where = {**self._told, "max_queue": self._settings.max_queue}
         return self._runner.card.model_copy(update=where).model_dump()
 
     async def lane(self) -> tuple[str, str, int, str] | None:

@@ -64,6 +64,7 @@ class Card(BaseModel):
         streams: Whether `stream()` works; `chunk_schema` is None where it does not.
         retry_safe: Whether running an input twice does no harm, so that a lost one may be run again elsewhere.
         concurrency: Items that one replica works on at once outside of a batch: 1 for a sync workflow.
+        version: Its own, and `version_of` the name under which it is one of several; None where it is the only one.
         signature: For kind `tensors`, once the model is known.
         aliases: Other names it answers to, where it is deployed.
         max_queue: Items that may wait in one replica of it, where it is deployed.
@@ -85,10 +86,17 @@ class Card(BaseModel):
     streams: bool = False
     retry_safe: bool = False
     concurrency: int = 1
+    version: str = "1"
+    version_of: str | None = None
     signature: Signature | None = None
     aliases: list[str] = Field(default_factory=list)
     max_queue: int | None = None
     batch_costs: list[list[BatchCost]] = Field(default_factory=list)
+
+    @property
+    def known_as(self) -> str:
+        """The name under which callers find it, with its version or without."""
+        return self.version_of or self.name
 
 
 @dataclass(frozen=True, slots=True)

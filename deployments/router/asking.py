@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from deployments.router.caller import Caller
@@ -47,15 +48,21 @@ class Workflows:
 
     def listed(self, caller: Caller) -> list[Entry]:
         """What the caller may use, by name."""
-        return [entry for entry in self.directory if caller.key.may_use(entry.name)]
+        return [entry for entry in self.directory if _may_use(caller, entry)]
 
-    def find(self, caller: Caller, name: str) -> Entry:
-        """The entry of a name or alias. Raises ModelNotFound, also if there is one that the caller's key does not cover."""
-        entry = self.directory.find(name, caller.key.may_use)
+    def find(self, caller: Caller, name: str, version: str = "") -> Entry:
+        """The entry of a name or alias, of this version if one is given (see `Directory.find`). Raises ModelNotFound, also
+        if there is one that the caller's key does not cover."""
+        entry = self.directory.find(name, partial(_may_use, caller), version, _session(caller))
         caller.workflow = entry.name
-        if not caller.key.may_use(entry.name):
+        if not _may_use(caller, entry):
             raise ModelNotFound()
         return entry
+
+    def versions(self, caller: Caller, name: str, version: str = "") -> list[Entry]:
+        """All versions of what this name finds, or the one that is given. Raises ModelNotFound, as `find`."""
+        entry = self.find(caller, name, version)
+        return [entry] if version or name != entry.known_as else self.directory.versions(entry.known_as)
 
     def card(self, entry: Entry) -> Card:
         """The entry's card. Raises NotReady with the reason if it never was ready.
@@ -170,6 +177,16 @@ class Workflows:
             self.metrics.tokens(name, output["tokens"], 0)
 
 
+def _may_use(caller: Caller, entry: Entry) -> bool:
+    return caller.key.may_use(entry.name) or caller.key.may_use(entry.known_as)
+
+
+def _session(caller: Caller) -> str | None:
+    if caller.session is None and (named := caller.headers.get(b"x-conversation-id")) and _SESSION.fullmatch(named):
+        return named.decode()
+    return caller.session
+
+
 def _seconds(caller: Caller, allowed: float, at_most_s: float | None = None) -> float:
     """How long this request may take: what is configured, or less if the caller says so."""
     header = caller.headers.get(b"x-deadline-s")
@@ -184,13 +201,10 @@ def _seconds(caller: Caller, allowed: float, at_most_s: float | None = None) -> 
 
 def _call(caller: Caller, call_id: str, seconds: float) -> CallContext:
     trace = caller.headers.get(b"traceparent")
-    session = caller.session
-    if session is None and (named := caller.headers.get(b"x-conversation-id")) and _SESSION.fullmatch(named):
-        session = named.decode()
     return CallContext(
         request_id=call_id,
         deadline=time.monotonic() + seconds,
         key_id=caller.key.id,
-        session_id=session,
+        session_id=_session(caller),
         traceparent=trace.decode() if trace is not None and _TRACEPARENT.fullmatch(trace) else None,
     )

@@ -1,12 +1,14 @@
-"""Which workflows there are right now, by name and alias. No Ray: discovery fills it in, protocols read it."""
+"""Which workflows there are right now, by name, version and alias. No Ray: discovery fills it in, protocols read it."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
 from deployments.router.dispatch import Dispatcher
+from deployments.router.traffic import Traffic
 from deployments.statistics import Statistics
 from workflows.card import Card
 from workflows.errors import ModelNotFound
@@ -43,6 +45,15 @@ class Entry:
     lanes: int = 0
     wake: Callable[[], None] = _sleep_on
 
+    @property
+    def known_as(self) -> str:
+        """The name under which callers find it, with its version or without."""
+        return self.name if self.card is None else self.card.known_as
+
+    @property
+    def version(self) -> str:
+        return "1" if self.card is None else self.card.version
+
     async def statistics(self) -> Statistics:
         """See `WorkflowClient.statistics`; with what this router, and no other one, has given up by itself."""
         whole = await self.dispatcher.client.statistics()
@@ -65,31 +76,68 @@ class Entry:
 
 @dataclass(slots=True)
 class Directory:
-    """All entries. Belongs to the router's event loop."""
+    """All entries. Belongs to the router's event loop.
 
+    Attributes:
+        traffic: Which version of a model gets a request that names none; replaced as a whole when the shares change.
+    """
+
+    traffic: Traffic = field(default_factory=Traffic)
     _entries: dict[str, Entry] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Entry]:
         """Entries by name, in alphabetical order."""
         return iter(sorted(self._entries.values(), key=lambda entry: entry.name))
 
-    def find(self, name: str, may_use: Callable[[str], bool] = bool) -> Entry:
-        """The entry of this name, else of this alias; raises ModelNotFound.
+    def find(
+        self,
+        name: str,
+        may_use: Callable[[Entry], bool] = bool,
+        version: str = "",
+        session: str | None = None,
+    ) -> Entry:
+        """The entry of this name, else of this alias, and of this version; raises ModelNotFound.
+
+        Where no version is asked for, `traffic` chooses among those that are ready. Where that says nothing, it is the
+        entry of this very name, or else the newest version.
 
         Args:
-            may_use: Whom it is for: of several entries, the first one whose name it accepts, if there is any.
+            may_use: Whom it is for: of several entries, the first one that it accepts, if there is any.
+            session: That of the request, if any, which stays with its version.
         """
+        named = self._named(name, may_use)
+        known_as = name if named is None else named.known_as
+        if named is not None and version in ("", named.version) and (version or known_as not in self.traffic):
+            return named
+        versions = self.versions(known_as)
+        if version:
+            found = next((entry for entry in versions if entry.version == version), None)
+        else:
+            ready = {entry.version: entry for entry in versions if entry.state == "ready"}
+            chosen = self.traffic.choose(known_as, ready.keys(), session)
+            found = named or (versions[-1] if versions else None) if chosen is None else ready[chosen]
+        if found is None:
+            raise ModelNotFound()
+        return found
+
+    def versions(self, known_as: str) -> list[Entry]:
+        """The versions that are known of a model, oldest first; numbers in them count as such."""
+        return sorted((entry for entry in self if entry.known_as == known_as), key=lambda entry: _age(entry.version))
+
+    def _named(self, name: str, may_use: Callable[[Entry], bool]) -> Entry | None:
         entry = self._entries.get(name)
-        if entry is not None and may_use(entry.name):
+        if entry is not None and may_use(entry):
             return entry
         found = [] if entry is None else [entry]
         found += [other for other in self if other.card and name in other.card.aliases]
-        if not found:
-            raise ModelNotFound()
-        return next((other for other in found if may_use(other.name)), found[0])
+        return next((other for other in found if may_use(other)), found[0] if found else None)
 
     def put(self, entry: Entry) -> None:
         self._entries[entry.name] = entry
 
     def remove(self, name: str) -> None:
         self._entries.pop(name, None)
+
+
+def _age(version: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.findall(r"[0-9]+|[^0-9]+", version)]

@@ -29,6 +29,7 @@ from deployments.router.grpc_listener import GrpcListener
 from deployments.router.keys import load_keys
 from deployments.router.listeners import HttpListener
 from deployments.router.metrics import Metrics
+from deployments.router.traffic import Traffic
 from deployments.serve_logs import join_serve_logs
 
 __all__ = ["Router", "ServeIngress"]
@@ -63,6 +64,7 @@ class _RouterBase:
             if not self._started:
                 raise
             log.exception("the settings stay as they were")
+        self._directory.traffic = Traffic(self._settings.traffic)
         for entry in self._directory:
             entry.dispatcher.max_queue = self._settings.max_queue
 

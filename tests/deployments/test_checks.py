@@ -130,6 +130,7 @@ KEYED = put(f"{APP}.args.keys_env", "CHECKED_KEYS")
 BRINGS_CODE = put(f"{OTHER}.runtime_env", {"pip": ["fruit"]})
 OPTIONS = f"{MODEL}.deployments.0.ray_actor_options"
 POLICY = f"{MODEL}.deployments.0.autoscaling_config.policy"
+TRAFFIC = f"{APP}.deployments.0.user_config.traffic"
 
 
 @pytest.mark.parametrize(
@@ -244,6 +245,14 @@ def test_an_unknown_key_is_named_at_every_depth(complaints: Callable[..., list[s
             "applications.3.args.aliases.0",
         ),
         (add_model({"aliases": ["model"]}), "applications.3.args.aliases.0"),
+        (put(f"{MODEL}.args.version", "a b"), f"{MODEL}.args.version"),
+        (add_model({"version_of": "model"}), "applications.3.args.version: applications.1 is version 1 of model"),
+        (add_model({"version_of": "somebody-elses"}), "applications.3.args.version_of: the application somebody-elses"),
+        (put(TRAFFIC, {"modell": {"1": 1}}), f"{TRAFFIC}.modell: no workflow has that name"),
+        (put(TRAFFIC, {"model": {"1": 1, "2": 1}}), f"{TRAFFIC}.model.2: no workflow is that version of model"),
+        (put(TRAFFIC, {"model": {"1": 0}}), f"{TRAFFIC}"),
+        (put(TRAFFIC, {"model": {"1": -1}}), f"{TRAFFIC}.model.1"),
+        (put(TRAFFIC, {"model": {}}), f"{TRAFFIC}.model"),
         (both(put(f"{APP}.args.host", "no such host"), KEYED), f"{APP}.args.host"),
         (both(put(f"{APP}.args.host", "a..b"), KEYED), f"{APP}.args.host"),
         (put(f"{APP}.args.keys_file", str(ROOT / "README.md")), f"{APP}.args.keys_file: "),
@@ -297,6 +306,8 @@ def test_a_rule_that_is_broken_is_one_complaint(
         put(f"{OPTIONS}.num_gpus", 2.0),
         put(f"{OPTIONS}.num_gpus", 0.5),
         put(f"{MODEL}.args.aliases", ["org/m", "model"]),
+        both(add_model({"version_of": "model", "version": 2}), put(TRAFFIC, {"model": {1: 90, "2": 10.5}})),
+        add_model({"version_of": "third"}),
         both(put(f"{APP}.args.drain_s", 20), put(f"{APP}.args.limits.stream_s", 20)),
         both(put(f"{APP}.args.drain_s", 700), put(f"{APP}.deployments.0.graceful_shutdown_timeout_s", 701)),
         both(BEHIND_SERVE, put(f"{APP}.args.drain_s", 5)),

@@ -363,7 +363,9 @@ class Tree(BaseModel):
     shown: str = Field(pattern="^x+$", examples=["xx"])
 
 
-@pytest.mark.parametrize("model", [Leaf, Tree, types.Message, types.Embed, types.Usage, types.TextChunk])
+@pytest.mark.parametrize(
+    "model", [Leaf, Tree, types.Message, types.Embed, types.Generate, types.Usage, types.TextChunk]
+)
 def test_instances_fit(model: type[BaseModel]) -> None:
     schema = model.model_json_schema()
     made = instance_of(schema)

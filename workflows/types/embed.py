@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from workflows.types.exchange import Exchange
 from workflows.types.tensors import Vector
@@ -21,6 +21,7 @@ class Embed(Exchange):
         dimensions: Give only so many, at length 1, of a model whose vectors may be cut; None gives all.
     """
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"text": "a text"}]})
     kind: ClassVar[str] = "embed"
     text: str | None = None
     tokens: TokenIds | None = None

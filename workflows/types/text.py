@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from workflows.types.exchange import Exchange
 
@@ -97,6 +97,7 @@ class Generate(Exchange):
             probable ones in its place; None tells the text only.
     """
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "Once upon a time"}]})
     kind: ClassVar[str] = "generate"
     prompt: str | None = None
     prompt_tokens: TokenIds | None = None

@@ -38,7 +38,7 @@ def document(entries: Iterable[Entry], *, keyed: bool) -> Json:
     schemas = {**native_schemas(), **open_inference_schemas(), **repository_schemas(), **statistics_schemas()}
     paths = {
         **native_paths(names),
-        **open_inference_paths(names),
+        **open_inference_paths(names, sorted({entry.version for entry in listed})),
         **repository_paths(names),
         **statistics_paths(),
         **operation_paths(),

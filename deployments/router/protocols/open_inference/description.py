@@ -18,7 +18,7 @@ from deployments.router.openapi.parts import (
     stream_operation,
 )
 from deployments.router.protocols.open_inference.datatypes import DATATYPES, ONLY_BINARY
-from deployments.router.protocols.open_inference.inference import MAX_ID_CHARS, MAX_TENSORS, RESERVED, VERSION
+from deployments.router.protocols.open_inference.inference import MAX_ID_CHARS, MAX_TENSORS, RESERVED
 
 __all__ = [
     "ERROR",
@@ -72,13 +72,6 @@ _ID: Final[Json] = {"type": "string", "maxLength": MAX_ID_CHARS, "description": 
 _COUNT: Final[Json] = {"type": "integer", "minimum": 0}
 _BYTES: Final[Json] = {"schema": {"type": "string", "format": "binary"}}
 _ANYTHING: Final[Json] = {"type": "object"}
-_VERSION_PARAMETER: Final[Json] = {
-    "name": "version",
-    "in": "path",
-    "required": True,
-    "description": "Every model has one version.",
-    "schema": {"const": VERSION, "type": "string"},
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,19 +86,26 @@ class Described:
         return f"{self.prefix}{name}"
 
 
-def open_inference_paths(names: Sequence[str]) -> Json:
-    """`names`: of models that there are."""
+def open_inference_paths(names: Sequence[str], versions: Sequence[str]) -> Json:
+    """Names and versions of models that there are."""
     about = "The server's name and version"
     server = get_operation("serverMetadata", TAG, about, ref("ServerMetadata"), error=ERROR)
     paths: Json = {"/v2": {"get": server}}
     name = name_parameter(names)
+    version = _version_parameter(versions)
     for base, said in (
         ("/v2/models/{name}", Described("model", params=[name])),
-        ("/v2/models/{name}/versions/{version}", Described("modelVersion", params=[name, _VERSION_PARAMETER])),
+        ("/v2/models/{name}/versions/{version}", Described("modelVersion", params=[name, version])),
     ):
         paths |= model_paths(base, said, ref("InferRequest"), ref("InferResponse"))
         paths |= generate_paths(base, said, ref("GenerateRequest"), ref("GenerateStreamRequest"))
     return paths
+
+
+def _version_parameter(versions: Sequence[str]) -> Json:
+    schema: Json = {"type": "string", "enum": list(versions)} if versions else _TEXT
+    about = "One of those that the model's metadata names."
+    return {"name": "version", "in": "path", "required": True, "description": about, "schema": schema}
 
 
 def model_paths(base: str, said: Described, asked: Json, answered: Json) -> Json:
@@ -192,7 +192,7 @@ def open_inference_schemas() -> Json:
             wanted_outputs(named["name"]),
             _open_parameters(OPTIONS),
         ),
-        "InferResponse": infer_response(_TEXT, closed({**tensor, **data})),
+        "InferResponse": infer_response(_TEXT, _TEXT, closed({**tensor, **data})),
         "GenerateRequest": generate_request({**TIMEOUT, "stream": {"const": False}}, None),
         "GenerateStreamRequest": generate_request({**TIMEOUT, "stream": {"type": "boolean"}}, None),
         "GenerateResponse": closed({**said, "finish_reason": _TEXT}, [*whole, "finish_reason"]),
@@ -200,12 +200,12 @@ def open_inference_schemas() -> Json:
     }
 
 
-def infer_request(inputs: Json, outputs: Json, parameters: Json) -> Json:
+def infer_request(inputs: Json, outputs: Json, parameters: Json, version: Json = _TEXT) -> Json:
     return closed(
         {
             "id": or_null(_ID),
             "model_name": or_null({**_TEXT, "description": "If it is there, the one in the path."}),
-            "model_version": or_null({"enum": ["", VERSION]}),
+            "model_version": or_null({**version, "description": "If it is there, the one in the path."}),
             "parameters": or_null(parameters),
             "inputs": inputs,
             "outputs": or_null(outputs),
@@ -227,11 +227,11 @@ def wanted_outputs(name: Json) -> Json:
     return {"type": "array", "items": wanted, "maxItems": MAX_TENSORS, "description": "None at all asks for every one."}
 
 
-def infer_response(model: Json, output: Json) -> Json:
+def infer_response(model: Json, version: Json, output: Json) -> Json:
     return closed(
         {
             "model_name": model,
-            "model_version": {"const": VERSION},
+            "model_version": version,
             "id": _TEXT,
             "parameters": _ANYTHING,
             "outputs": {"type": "array", "items": output},

@@ -12,7 +12,7 @@ from typing import Any
 from deployments.router.directory import Entry
 from deployments.router.protocols.open_inference.as_tensors import generate_input
 from deployments.router.protocols.open_inference.infer_body import checked_id, checked_object, given_parameters
-from deployments.router.protocols.open_inference.inference import VERSION, own_parameters
+from deployments.router.protocols.open_inference.inference import own_parameters
 from deployments.router.sse import json_event
 from workflows.card import Card
 from workflows.errors import BadOutput, InvalidInput, Unsupported
@@ -31,7 +31,7 @@ class Generating:
     def __init__(self, entry: Entry, input_data: Any, timeout_s: float | None, request_id: str | None) -> None:
         self.input_data = input_data
         self.timeout_s = timeout_s
-        self._said: dict[str, Any] = {"model_name": entry.name, "model_version": VERSION}
+        self._said: dict[str, Any] = {"model_name": entry.known_as, "model_version": entry.version}
         if request_id is not None:
             self._said["id"] = request_id
 

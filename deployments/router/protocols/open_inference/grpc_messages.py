@@ -25,7 +25,6 @@ from deployments.router.protocols.open_inference.grpc_proto import message_class
 from deployments.router.protocols.open_inference.infer_body import checked_id
 from deployments.router.protocols.open_inference.inference import (
     MAX_TENSORS,
-    VERSION,
     Infer,
     Inferred,
     check_content_type,
@@ -249,19 +248,19 @@ def _flag(parameters: dict[str, Any], name: str, default: bool) -> bool:
 # ---- out -----------------------------------------------------------------------------------------------------------------
 
 
-async def infer_answer(model: str, asked: GrpcInfer, inferred: Inferred) -> bytes:
+async def infer_answer(model: str, asked: GrpcInfer, inferred: Inferred, version: str = "1") -> bytes:
     """Raises BadOutput for tensors of a type that the protocol does not have."""
     if _is_quick(asked, inferred.outputs):
-        return b"".join(_answer(model, asked, inferred))
-    return await asyncio.to_thread(lambda: b"".join(_answer(model, asked, inferred)))
+        return b"".join(_answer(model, asked, inferred, version))
+    return await asyncio.to_thread(lambda: b"".join(_answer(model, asked, inferred, version)))
 
 
-async def stream_answer(model: str, asked: GrpcInfer, inferred: Inferred, *, final: bool) -> bytes:
+async def stream_answer(model: str, asked: GrpcInfer, inferred: Inferred, version: str = "1", *, final: bool) -> bytes:
     """The same, on a stream."""
     said = Inferred(inferred.outputs, {**inferred.parameters, FINAL: final})
     if _is_quick(asked, inferred.outputs):
-        return b"".join(tagged(_STREAMED, _answer(model, asked, said)))
-    return await asyncio.to_thread(lambda: b"".join(tagged(_STREAMED, _answer(model, asked, said))))
+        return b"".join(tagged(_STREAMED, _answer(model, asked, said, version)))
+    return await asyncio.to_thread(lambda: b"".join(tagged(_STREAMED, _answer(model, asked, said, version))))
 
 
 def stream_error(message: str, model: str, request_id: str | None) -> bytes:
@@ -279,10 +278,10 @@ def _is_quick(asked: GrpcInfer, outputs: Mapping[str, Array]) -> bool:
     return sum(slow) <= SMALL_BYTES
 
 
-def _answer(model: str, asked: GrpcInfer, inferred: Inferred) -> Parts:
+def _answer(model: str, asked: GrpcInfer, inferred: Inferred, version: str) -> Parts:
     datatypes = {name: datatype_of(name, array) for name, array in inferred.outputs.items()}
     raw = asked.raw or not _CONTENTS.keys() >= set(datatypes.values())
-    answer = _ANSWER(model_name=model, model_version=VERSION, id=asked.infer.id or "")
+    answer = _ANSWER(model_name=model, model_version=version, id=asked.infer.id or "")
     tail: Parts = []
     try:
         for name, value in inferred.parameters.items():

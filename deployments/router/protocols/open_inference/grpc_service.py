@@ -1,4 +1,4 @@
-"""The Open Inference Protocol over gRPC: its service's methods. Models have one version each."""
+"""The Open Inference Protocol over gRPC: its service's methods."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def open_inference_methods(workflows: Workflows, draining: Callable[[], bool]) -
         asked = await read_infer(message, call.limits)
         entry = find(workflows, call, asked.name, asked.version)
         inferred = await infer(workflows, call, entry, in_time(asked.infer, call.seconds_left()))
-        return await infer_answer(entry.name, asked, inferred)
+        return await infer_answer(entry.known_as, asked, inferred, entry.version)
 
     answering = {**_about_models(workflows, draining), **_repository(workflows)}
     methods: list[Method] = []
@@ -69,12 +69,12 @@ def _about_models(workflows: Workflows, draining: Callable[[], bool]) -> dict[st
         return server_metadata()
 
     async def metadata(call: Call, request: Any) -> dict[str, Any]:
-        return model_metadata(workflows.card(find(workflows, call, request.name, request.version)))
+        return model_metadata(workflows, call, find(workflows, call, request.name, request.version))
 
     async def statistics(call: Call, request: Any) -> dict[str, Any]:
         if not request.name:
             return {"model_stats": await all_statistics(workflows, call)}
-        return {"model_stats": [await model_statistics(workflows, call, request.name, request.version)]}
+        return {"model_stats": await model_statistics(workflows, call, request.name, request.version)}
 
     return {
         "ServerLive": server_live,

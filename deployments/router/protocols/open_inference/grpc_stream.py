@@ -201,7 +201,7 @@ class _Stream:
             await self._give_chunks(call, asked, entry, card)
             return
         inferred = await infer(workflows, call, entry, in_time(asked.infer, call.seconds_left()))
-        answer = await stream_answer(entry.name, asked, inferred, final=True)
+        answer = await stream_answer(entry.known_as, asked, inferred, entry.version, final=True)
         await turn.come()
         await self._write(call, answer)
 
@@ -221,10 +221,12 @@ class _Stream:
                     break
                 for chunk in group:
                     inferred, said_last = chunks.told(chunk)
-                    await self._write(call, await stream_answer(entry.name, asked, inferred, final=said_last))
+                    told = await stream_answer(entry.known_as, asked, inferred, entry.version, final=said_last)
+                    await self._write(call, told)
                 seconds = max(0.0, end - time.monotonic())
         if asked.wishes.empty_final and not said_last:
-            await self._write(call, await stream_answer(entry.name, asked, Inferred({}, {}), final=True))
+            last = await stream_answer(entry.known_as, asked, Inferred({}, {}), entry.version, final=True)
+            await self._write(call, last)
 
     async def _write(self, call: Call, message: bytes) -> None:
         await self._conversation.write(message)

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol (KServe v2) over HTTP, under `/v2`. Workflows have one version each."""
+"""The Open Inference Protocol (KServe v2) over HTTP, under `/v2`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from deployments.router.protocols.open_inference.infer_body import (
     infer_reply,
     read_infer,
 )
-from deployments.router.protocols.open_inference.inference import VERSION, find, infer
+from deployments.router.protocols.open_inference.inference import find, infer
 from deployments.router.protocols.open_inference.metadata import model_metadata, server_metadata
 from deployments.router.protocols.open_inference.statistics import all_statistics, model_statistics
 from deployments.router.protocols.tables import OPEN_INFERENCE
@@ -38,12 +38,12 @@ def routes(workflows: Workflows) -> list[Route]:
         return json_reply(server_metadata())
 
     async def metadata(request: Request) -> Reply:
-        return json_reply(model_metadata(workflows.card(_model(workflows, request))))
+        return json_reply(model_metadata(workflows, request, _model(workflows, request)))
 
     async def ready(request: Request) -> Reply:
         entry = _model(workflows, request)
         is_ready = entry.state == "ready"
-        return json_reply({"name": entry.name, "ready": is_ready}, 200 if is_ready else 503)
+        return json_reply({"name": entry.known_as, "ready": is_ready}, 200 if is_ready else 503)
 
     async def infer_model(request: Request) -> Reply:
         asked = await read_infer(request)
@@ -107,7 +107,7 @@ def _statistics_routes(workflows: Workflows) -> list[Route]:
         return json_reply({"model_stats": await all_statistics(workflows, request)})
 
     async def of_one(request: Request) -> Reply:
-        return json_reply({"model_stats": [await model_statistics(workflows, request, *request.params)]})
+        return json_reply({"model_stats": await model_statistics(workflows, request, *request.params)})
 
     return [
         Route("GET", "/v2/models/stats", of_all, PROTOCOL),
@@ -119,9 +119,9 @@ def _statistics_routes(workflows: Workflows) -> list[Route]:
 def _check_named(asked: HttpInfer, request: Request, entry: Entry) -> None:
     """What the body says about the model must not contradict the URL."""
     name, version = asked.named
-    if name not in (None, "", entry.name, request.params[0]):
+    if name not in (None, "", entry.name, entry.known_as, request.params[0]):
         raise InvalidInput("model_name is not the model that the URL names", param="model_name")
-    if version not in (None, "", VERSION):
+    if version not in (None, "", entry.version):
         raise InvalidInput("model_version is not the version that the URL names", param="model_version")
 
 

@@ -23,7 +23,6 @@ from deployments.router.protocols.open_inference.datatypes import DATATYPES, ONL
 from deployments.router.protocols.open_inference.inference import (
     MAX_ID_CHARS,
     MAX_TENSORS,
-    VERSION,
     Infer,
     Inferred,
     check_content_type,
@@ -72,7 +71,7 @@ async def read_infer(request: Request) -> HttpInfer:
 
 def infer_reply(entry: Entry, asked: HttpInfer, inferred: Inferred) -> Reply:
     """Raises BadOutput for what cannot be said, InvalidInput where it could be in another form than the one asked for."""
-    answer: dict[str, Any] = {"model_name": entry.name, "model_version": VERSION}
+    answer: dict[str, Any] = {"model_name": entry.known_as, "model_version": entry.version}
     if asked.infer.id is not None:
         answer["id"] = asked.infer.id
     if inferred.parameters:

@@ -10,14 +10,13 @@ from deployments.router.asking import Workflows
 from deployments.router.caller import Caller
 from deployments.router.directory import Entry
 from deployments.router.protocols.open_inference.as_tensors import output_names, outputs_of, plain_inputs
-from workflows.errors import BadOutput, InvalidInput, ModelNotFound, Unsupported, WorkflowError
+from workflows.errors import BadOutput, InvalidInput, Unsupported, WorkflowError
 from workflows.tensors import Array
 
 __all__ = [
     "MAX_ID_CHARS",
     "MAX_TENSORS",
     "RESERVED",
-    "VERSION",
     "Infer",
     "Inferred",
     "check_content_type",
@@ -29,7 +28,6 @@ __all__ = [
     "tensor_input",
 ]
 
-VERSION: Final = "1"
 MAX_TENSORS: Final = 1024
 MAX_ID_CHARS: Final = 256
 RESERVED: Final = frozenset(
@@ -74,10 +72,8 @@ class Inferred:
 
 
 def find(workflows: Workflows, caller: Caller, name: str, version: str = "") -> Entry:
-    """The model of this name, which has one version. Raises ModelNotFound."""
-    if version not in ("", VERSION):
-        raise ModelNotFound()
-    return workflows.find(caller, name)
+    """The model of this name, and of this version if one is given. Raises ModelNotFound."""
+    return workflows.find(caller, name, version)
 
 
 async def infer(workflows: Workflows, caller: Caller, entry: Entry, asked: Infer) -> Inferred:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
+from deployments.router.asking import Workflows
+from deployments.router.caller import Caller
+from deployments.router.directory import Entry
 from deployments.router.protocols.open_inference.as_tensors import signature_of
 from deployments.router.protocols.open_inference.datatypes import named
-from deployments.router.protocols.open_inference.inference import VERSION
 from workflows.card import Card, TensorSpec
 
-__all__ = ["model_metadata", "own_version", "server_metadata"]
+__all__ = ["described", "model_metadata", "own_version", "server_metadata"]
 
 EXTENSIONS: Final = ["binary_tensor_data", "generate", "model_repository", "statistics"]
 
@@ -27,12 +30,18 @@ def own_version() -> str:
         return "0"
 
 
-def model_metadata(card: Card) -> dict[str, Any]:
+def model_metadata(workflows: Workflows, caller: Caller, entry: Entry) -> dict[str, Any]:
+    """See `described`; with all versions that there are. Raises NotReady if it never was ready."""
+    versions = [version.version for version in workflows.versions(caller, entry.known_as)]
+    return described(workflows.card(entry), versions)
+
+
+def described(card: Card, versions: Sequence[str]) -> dict[str, Any]:
     """Inputs and outputs are empty where a tensor model cannot tell; `platform` ends with the workflow's kind."""
     signature = signature_of(card)
     return {
-        "name": card.name,
-        "versions": [VERSION],
+        "name": card.known_as,
+        "versions": list(versions),
         "platform": f"infernet_{card.kind}",
         "inputs": [_spec(tensor) for tensor in signature.inputs],
         "outputs": [_spec(tensor) for tensor in signature.outputs],

@@ -21,7 +21,7 @@ from deployments.router.protocols.open_inference.description import (
     model_paths,
     wanted_outputs,
 )
-from deployments.router.protocols.open_inference.metadata import model_metadata
+from deployments.router.protocols.open_inference.metadata import described
 from workflows.card import Card, TensorSpec
 
 __all__ = ["has_json_form", "model_base", "one_model_paths"]
@@ -31,19 +31,19 @@ _LOCAL: Final = "#/$defs/"
 
 def model_base(card: Card, version: str) -> str:
     """Where a model is asked, with its version in the path if there is one."""
-    return f"/v2/models/{card.name}/versions/{version}" if version else f"/v2/models/{card.name}"
+    return f"/v2/models/{card.known_as}/versions/{version}" if version else f"/v2/models/{card.name}"
 
 
 def one_model_paths(card: Card, version: str, schemas: Json) -> Json:
     """The routes of this model; its schemas are added to `schemas`."""
     base, said = model_base(card, version), Described("", card.name)
     asked, answered = f"{card.name}.InferRequest", f"{card.name}.InferResponse"
-    schemas[asked], schemas[answered] = _infer_request(card), _infer_response(card)
+    schemas[asked], schemas[answered] = _infer_request(card), _infer_response(card, version)
     paths = model_paths(base, said, ref(asked), ref(answered))
     if not has_json_form(signature_of(card).inputs):
         del paths[f"{base}/infer"]["post"]["requestBody"]["content"]["application/json"]
     about = paths[base]["get"]["responses"]["200"]["content"]["application/json"]
-    about["example"] = model_metadata(card)
+    about["example"] = described(card, [card.version])
     if card.kind == "generate":
         streams = None
         sampling = _sampling(card)
@@ -71,15 +71,17 @@ def _infer_request(card: Card) -> Json:
     if len(inputs) > 1:
         each["allOf"] = [{"contains": {"properties": {"name": {"const": spec.name}}}} for spec in signature.inputs]
     names = [names_schema(spec.name) for spec in signature.outputs]
-    return infer_request(each, wanted_outputs(_any_of(names)), _parameters(card))
+    return infer_request(each, wanted_outputs(_any_of(names)), _parameters(card), {"enum": ["", card.version]})
 
 
-def _infer_response(card: Card) -> Json:
+def _infer_response(card: Card, version: str) -> Json:
     signature = signature_of(card)
     if not signature.outputs:
         return ref("InferResponse")
     outputs = [_output(card, spec) for spec in signature.outputs if has_json_form([spec])]
-    return infer_response({"const": card.name}, _any_of(outputs))
+    return infer_response(
+        {"const": card.known_as}, {"const": version} if version else {"type": "string"}, _any_of(outputs)
+    )
 
 
 def _output(card: Card, spec: TensorSpec) -> Json:

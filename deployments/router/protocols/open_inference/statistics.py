@@ -11,7 +11,6 @@ from typing import Any
 from deployments.router.asking import Workflows
 from deployments.router.caller import Caller
 from deployments.router.directory import Entry
-from deployments.router.protocols.open_inference.inference import VERSION, find
 from deployments.statistics import Duration, Statistics
 from workflows.errors import WorkflowError
 
@@ -20,13 +19,16 @@ __all__ = ["all_statistics", "model_statistics"]
 _NONE = Duration(0, 0)
 
 
-async def model_statistics(workflows: Workflows, caller: Caller, name: str, version: str = "") -> dict[str, Any]:
-    """One model's. Raises ModelNotFound, and why it is not known where a replica does not say."""
-    entry = find(workflows, caller, name, version)
-    (found,) = await workflows.statistics(caller, [entry])
-    if isinstance(found, WorkflowError):
-        raise found
-    return _said(entry, found)
+async def model_statistics(workflows: Workflows, caller: Caller, name: str, version: str = "") -> list[dict[str, Any]]:
+    """One model's, of all its versions or the one that is given. Raises ModelNotFound, and why it is not known where a
+    replica does not say."""
+    entries = workflows.versions(caller, name, version)
+    told = []
+    for entry, found in zip(entries, await workflows.statistics(caller, entries), strict=True):
+        if isinstance(found, WorkflowError):
+            raise found
+        told.append(_said(entry, found))
+    return told
 
 
 async def all_statistics(workflows: Workflows, caller: Caller) -> list[dict[str, Any]]:
@@ -57,8 +59,8 @@ def _said(entry: Entry, found: Statistics) -> dict[str, Any]:
         for size, batch in sorted(found.batches.items())
     ]
     return {
-        "name": entry.name,
-        "version": VERSION,
+        "name": entry.known_as,
+        "version": entry.version,
         "last_inference": found.last_inference_ms,
         "inference_count": found.inference_count,
         "execution_count": found.execution_count,

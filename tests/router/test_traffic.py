@@ -1,0 +1,126 @@
+"""Versions of a model: found by name and version, and requests that name none shared among them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import pytest
+
+from deployments.router.directory import Directory, Entry, State
+from deployments.router.dispatch import Dispatcher
+from deployments.router.keys import Keys, mint_key
+from deployments.router.traffic import Traffic
+from deployments.statistics import Statistics
+from tests.router.router_front import SIGNATURE, Front, ScriptedClient
+from workflows import Card
+from workflows.errors import ModelNotFound
+
+TENSOR = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1.0, 2.0]}
+
+
+class Counting(ScriptedClient):
+    async def statistics(self) -> Statistics:
+        return Statistics()
+
+
+def entry_of(name: str, version: str = "1", version_of: str | None = None, state: State = "ready") -> Entry:
+    card = Card(
+        name=name,
+        summary="",
+        kind="tensors",
+        input_schema={},
+        output_schema={},
+        signature=SIGNATURE,
+        version=version,
+        version_of=version_of,
+    )
+    return Entry(name, Dispatcher(Counting()), state, card=card, replicas=1)
+
+
+def directory_of(*entries: Entry, traffic: Mapping[str, Mapping[str, float]] | None = None) -> Directory:
+    directory = Directory(Traffic(traffic))
+    for entry in entries:
+        directory.put(entry)
+    return directory
+
+
+def found(directory: Directory, requests: int, name: str = "m") -> Counter[str]:
+    return Counter(directory.find(name).name for _ in range(requests))
+
+
+def test_shares_are_kept_closely() -> None:
+    directory = directory_of(entry_of("m"), entry_of("m-2", "2", "m"), traffic={"m": {"1": 90, "2": 10}})
+    assert abs(found(directory, 5000)["m-2"] - 500) <= 5
+    directory.traffic = Traffic({"m": {"1": 0.5, "2": 0.5}})
+    assert abs(found(directory, 1000)["m-2"] - 500) <= 5
+    directory.traffic = Traffic({"m": {"2": 3}})
+    assert found(directory, 10) == {"m-2": 10}
+    directory.traffic = Traffic()
+    assert found(directory, 10) == {"m": 10}
+
+
+def test_sessions_are_shared_as_well_and_stay() -> None:
+    directory = directory_of(entry_of("m"), entry_of("m-2", "2", "m"), traffic={"m": {"1": 75, "2": 25}})
+    owners = {f"s{number}": directory.find("m", session=f"s{number}").name for number in range(2000)}
+    assert abs(Counter(owners.values())["m-2"] - 500) < 80
+    assert all(directory.find("m", session=session).name == name for session, name in owners.items())
+
+
+def test_a_version_that_is_not_ready_gets_nothing() -> None:
+    second = entry_of("m-2", "2", "m", state="failed")
+    directory = directory_of(entry_of("m"), second, traffic={"m": {"1": 1, "2": 99}})
+    assert found(directory, 20) == {"m": 20}
+    second.state = "ready"
+    assert found(directory, 20)["m-2"] > 15
+    directory.traffic = Traffic({"m": {"7": 1}})
+    assert found(directory, 20) == {"m": 20}
+
+
+def test_a_version_is_found_by_its_number_and_an_application_by_its_name() -> None:
+    directory = directory_of(entry_of("m"), entry_of("m-2", "2", "m"), traffic={"m": {"2": 1}})
+    assert directory.find("m", version="1").name == "m"
+    assert directory.find("m", version="2").name == "m-2"
+    assert directory.find("m-2").name == "m-2"
+    assert directory.find("m-2", version="2").name == "m-2"
+    for name, version in (("m", "3"), ("m", "01"), ("n", ""), ("n", "1")):
+        with pytest.raises(ModelNotFound):
+            directory.find(name, version=version)
+
+
+def test_without_an_application_of_that_name_the_newest_version_answers() -> None:
+    directory = directory_of(*(entry_of(f"m-{version}", version, "m") for version in ("9", "10", "2", "v1")))
+    assert [entry.version for entry in directory.versions("m")] == ["v1", "2", "9", "10"]
+    assert directory.find("m").name == "m-10"
+
+
+async def test_the_open_inference_protocol_tells_versions() -> None:
+    front = Front()
+    front.directory.put(entry_of("m"))
+    front.directory.put(entry_of("m-2", "2", "m"))
+    assert (await front.get("/v2/models/m")).json()["versions"] == ["1", "2"]
+    for version in ("1", "2"):
+        answer = await front.post(f"/v2/models/m/versions/{version}/infer", {"inputs": [TENSOR]})
+        assert (answer.json()["model_name"], answer.json()["model_version"]) == ("m", version)
+        (stats,) = (await front.get(f"/v2/models/m/versions/{version}/stats")).json()["model_stats"]
+        assert (stats["name"], stats["version"]) == ("m", version)
+    assert [one["version"] for one in (await front.get("/v2/models/m/stats")).json()["model_stats"]] == ["1", "2"]
+    index = (await front.post("/v2/repository/index")).json()
+    assert [(one["name"], one["version"]) for one in index] == [("m", "1"), ("m", "2")]
+    wrong = await front.post("/v2/models/m/versions/2/infer", {"inputs": [TENSOR], "model_version": "1"})
+    assert wrong.status_code == 400
+    front.directory.traffic = Traffic({"m": {"2": 1}})
+    assert (await front.post("/v2/models/m/infer", {"inputs": [TENSOR]})).json()["model_version"] == "2"
+
+
+async def test_a_key_for_a_model_is_one_for_its_versions() -> None:
+    secret, stored = mint_key("caller", workflows=["m"])
+    front = Front(Keys([stored]))
+    front.directory.put(entry_of("m"))
+    front.directory.put(entry_of("m-2", "2", "m"))
+    front.directory.put(entry_of("n"))
+    headers = {"x-api-key": secret}
+    assert (await front.get("/v2/models/m/versions/2", headers=headers)).status_code == 200
+    assert (await front.get("/v2/models/n", headers=headers)).status_code == 404
+    listed = (await front.get("/v1/workflows", headers=headers)).json()["workflows"]
+    assert [one["name"] for one in listed] == ["m", "m-2"]
