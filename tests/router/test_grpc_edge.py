@@ -351,6 +351,7 @@ async def error_for(error: Exception) -> tuple[Any, Front]:
 
 EXPECTED = {
     "invalid": CODE.INVALID_ARGUMENT,
+    "context": CODE.INVALID_ARGUMENT,
     "forbidden": CODE.PERMISSION_DENIED,
     "no_model": CODE.NOT_FOUND,
     "conflict": CODE.ALREADY_EXISTS,
