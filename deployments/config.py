@@ -131,6 +131,8 @@ class RouterArgs(_Closed):
         keys_env: Name of an environment variable with the same content.
         allowed_hosts: Host names (no ports, no wildcards) that are answered to besides loopback names; empty means any
             once keys are configured.
+        tgi_root: A workflow that generates text and is served as Text Generation Inference at the root as well (`/generate`,
+            `/info`, `/health`, ...), for clients that know no paths.
         access_log: File of one JSON line per request, with the router's process id put into its name; None means
             beside Serve's own logs.
         local_lanes: Whether replicas on the router's own node are reached over a Unix socket, which is faster than Ray's
@@ -145,6 +147,7 @@ class RouterArgs(_Closed):
     keys_file: str | None = None
     keys_env: str | None = None
     allowed_hosts: list[str] = Field(default_factory=list)
+    tgi_root: Name | None = None
     access_log: str | None = None
     local_lanes: bool = True
     drain_s: float = Field(default=600.0, gt=0)

@@ -15,6 +15,7 @@ from deployments.router.keys import Keys
 from deployments.router.metrics import Metrics
 from deployments.router.protocols import native, operations
 from deployments.router.protocols.open_inference import http as open_inference
+from deployments.router.protocols.tgi import http as tgi
 
 __all__ = ["build_app"]
 
@@ -34,9 +35,15 @@ def build_app(
         access_log: Gets one line per request.
     """
     workflows = Workflows(directory, metrics)
-    routes = [*native.routes(workflows), *open_inference.routes(workflows)]
-    protocols = [native.PROTOCOL, open_inference.PROTOCOL]
+    routes = [*native.routes(workflows), *open_inference.routes(workflows), *tgi.routes(workflows)]
+    protocols = [native.PROTOCOL, open_inference.PROTOCOL, tgi.PROTOCOL]
     edge: Edge
-    routes += operations.routes(workflows, lambda: edge.draining, args.grpc)
+
+    def draining() -> bool:
+        return edge.draining
+
+    if args.tgi_root is not None:
+        routes += tgi.root_routes(workflows, args.tgi_root, draining)
+    routes += operations.routes(workflows, draining, args.grpc, tgi_at_root=args.tgi_root is not None)
     edge = Edge(routes, protocols, args, keys, metrics, access_log)
     return edge

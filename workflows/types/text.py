@@ -135,6 +135,7 @@ class Alternative(Exchange):
     id: TokenId
     text: str
     logprob: float
+    special: bool = False
 
 
 class Token(Exchange):

@@ -19,6 +19,7 @@ from deployments.router.protocols.open_inference.model_description import one_mo
 from deployments.router.protocols.open_inference.repository_description import repository_paths, repository_schemas
 from deployments.router.protocols.open_inference.statistics_description import statistics_paths, statistics_schemas
 from deployments.router.protocols.operations_description import operation_paths
+from deployments.router.protocols.tgi.description import tgi_paths, tgi_root_paths, tgi_schemas
 from workflows.card import Card
 
 __all__ = ["document", "model_document"]
@@ -27,21 +28,31 @@ _SCHEMAS: Final = "#/components/schemas/"
 _GENERAL: Final = {
     "native": "A workflow's own input and output types as JSON.",
     "open inference": "The Open Inference Protocol (KServe v2): tensors, for clients that there are.",
+    "text generation inference": "TGI's protocol, for workflows that generate text.",
     "operations": "For operators, probes and newcomers.",
 }
 
 
-def document(entries: Iterable[Entry], *, keyed: bool) -> Json:
-    """The API as these workflows make it. `keyed`: whether callers need a key."""
+def document(entries: Iterable[Entry], *, keyed: bool, tgi_at_root: bool) -> Json:
+    """The API as these workflows make it. `keyed`: whether callers need a key; `tgi_at_root`: whether a workflow is."""
     listed = list(entries)
     names = [entry.name for entry in listed]
-    schemas = {**native_schemas(), **open_inference_schemas(), **repository_schemas(), **statistics_schemas()}
+    writing = [entry.name for entry in listed if entry.card is not None and entry.card.kind == "generate"]
+    schemas = {
+        **native_schemas(),
+        **open_inference_schemas(),
+        **repository_schemas(),
+        **statistics_schemas(),
+        **tgi_schemas(),
+    }
     paths = {
         **native_paths(names),
         **open_inference_paths(names, sorted({entry.version for entry in listed})),
         **repository_paths(names),
         **statistics_paths(),
+        **tgi_paths(writing),
         **operation_paths(),
+        **(tgi_root_paths() if tgi_at_root else {}),
     }
     tags: list[Json] = [{"name": name, "description": about} for name, about in _GENERAL.items()]
     for entry in listed:

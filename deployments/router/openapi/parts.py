@@ -31,6 +31,8 @@ _MEANINGS: Final = {
     "414": "The URL is too long.",
     "415": "The body is not application/json, or compressed.",
     "421": "This server does not answer to that host name.",
+    "422": "Not a valid request: its HTTP, its JSON, or its input.",
+    "424": "The model failed, or gave an output that cannot be passed on.",
     "429": "The rate limit is used up; see Retry-After.",
     "431": "The request headers are too large.",
     "500": "A fault of the server, or an output that cannot be passed on.",
@@ -47,6 +49,7 @@ _DEADLINE: Final[Json] = {
     "schema": {"type": "string", "pattern": r"^(?=.*[1-9])[0-9]{1,6}(\.[0-9]{1,6})?$"},
     "examples": {"two and a half": {"value": "2.5"}},
 }
+_OF_A_POST: Final = tuple(status for status in _MEANINGS if status not in ("422", "424"))
 _OF_A_GET: Final = ("400", "401", "403", "404", "408", "414", "421", "431", "500", "503")
 
 
@@ -82,7 +85,7 @@ def post_operation(
         "summary": summary,
         "parameters": [*(parameters or []), _DEADLINE],
         "requestBody": {"required": True, "content": {"application/json": {"schema": asked}}},
-        "responses": {"200": json_response("OK", answer), **errors(_MEANINGS, error)},
+        "responses": {"200": json_response("OK", answer), **errors(_OF_A_POST, error)},
     }
 
 

@@ -33,20 +33,15 @@ _AS_IT_IS: Final = [(b"x-content-type-options", b"nosniff"), (b"cache-control", 
 PROTOCOL: Final = Protocol("operations", "/-/", NATIVE)
 
 
-def routes(workflows: Workflows, draining: Callable[[], bool], grpc: GrpcArgs | None) -> list[Route]:
-    """What this adds to the router. `grpc`: where that is, for examples."""
+def routes(
+    workflows: Workflows, draining: Callable[[], bool], grpc: GrpcArgs | None, *, tgi_at_root: bool
+) -> list[Route]:
+    """What this adds to the router.
 
-    async def live(request: Request) -> Reply:
-        return json_reply({"live": True})
-
-    async def ready(request: Request) -> Reply:
-        return json_reply({"ready": not draining()}, 503 if draining() else 200)
-
-    async def health(request: Request) -> Reply:
-        return json_reply({"status": "draining" if draining() else "ok"}, 503 if draining() else 200)
-
-    async def healthz(request: Request) -> Reply:
-        return text_reply("draining", 503) if draining() else text_reply("success")
+    Args:
+        grpc: Where that is, for examples.
+        tgi_at_root: Whether TGI's protocol is spoken at the root, where `/health` is its own then.
+    """
 
     async def serve_routes(request: Request) -> Reply:
         return json_reply({"/": "router"})
@@ -55,7 +50,8 @@ def routes(workflows: Workflows, draining: Callable[[], bool], grpc: GrpcArgs | 
         return Reply(200, workflows.metrics.exposition(), [(b"content-type", CONTENT_TYPE.encode())])
 
     async def description(request: Request) -> Reply:
-        return json_reply(document(workflows.listed(request), keyed=request.key is not ANYONE))
+        keyed = request.key is not ANYONE
+        return json_reply(document(workflows.listed(request), keyed=keyed, tgi_at_root=tgi_at_root))
 
     async def model_description(request: Request) -> Reply:
         card, version, examples = _examples(workflows, request, grpc)
@@ -75,10 +71,7 @@ def routes(workflows: Workflows, draining: Callable[[], bool], grpc: GrpcArgs | 
         return shown
 
     found = [
-        Route("GET", "/v2/health/live", live, OPEN_INFERENCE, access="public"),
-        Route("GET", "/v2/health/ready", ready, OPEN_INFERENCE, access="public"),
-        Route("GET", "/health", health, PROTOCOL, access="public"),
-        Route("GET", "/-/healthz", healthz, PROTOCOL, access="public"),
+        *_health_routes(draining, tgi_at_root=tgi_at_root),
         Route("GET", "/-/routes", serve_routes, PROTOCOL, access="operator"),
         Route("GET", "/metrics", metrics, PROTOCOL, access="operator"),
         Route("GET", "/openapi.json", description, PROTOCOL),
@@ -90,6 +83,27 @@ def routes(workflows: Workflows, draining: Callable[[], bool], grpc: GrpcArgs | 
             Route("GET", f"{model}/examples", model_examples, OPEN_INFERENCE),
         ]
     return found
+
+
+def _health_routes(draining: Callable[[], bool], *, tgi_at_root: bool) -> list[Route]:
+    async def live(request: Request) -> Reply:
+        return json_reply({"live": True})
+
+    async def ready(request: Request) -> Reply:
+        return json_reply({"ready": not draining()}, 503 if draining() else 200)
+
+    async def health(request: Request) -> Reply:
+        return json_reply({"status": "draining" if draining() else "ok"}, 503 if draining() else 200)
+
+    async def healthz(request: Request) -> Reply:
+        return text_reply("draining", 503) if draining() else text_reply("success")
+
+    found = [
+        Route("GET", "/v2/health/live", live, OPEN_INFERENCE, access="public"),
+        Route("GET", "/v2/health/ready", ready, OPEN_INFERENCE, access="public"),
+        Route("GET", "/-/healthz", healthz, PROTOCOL, access="public"),
+    ]
+    return found if tgi_at_root else [*found, Route("GET", "/health", health, PROTOCOL, access="public")]
 
 
 def _examples(workflows: Workflows, request: Request, grpc: GrpcArgs | None) -> tuple[Card, str, list[Example]]:

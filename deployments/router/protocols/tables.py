@@ -1,6 +1,6 @@
 """From an error's `code` to what a protocol answers: status, headers, body. One table per protocol; no other translation.
 
-HTTP's protocols share one mapping to statuses, and gRPC has its own.
+HTTP's protocols share one mapping to statuses, from which TGI's differs, and gRPC has its own.
 
 A stream that has begun has no status left: then only the body is used, as an event.
 """
@@ -22,6 +22,7 @@ __all__ = [
     "NATIVE",
     "OPENAI",
     "OPEN_INFERENCE",
+    "TGI",
     "ErrorTable",
     "GrpcErrorTable",
     "Headers",
@@ -162,6 +163,35 @@ def _openai_error(error: WorkflowError) -> dict[str, Any]:
 NATIVE: Final = ErrorTable(_STATUS, lambda error, request_id: {"error": native_error(error, request_id)})
 OPEN_INFERENCE: Final = ErrorTable(_STATUS, lambda error, request_id: {"error": _text(error)})
 OPENAI: Final = ErrorTable(_STATUS, lambda error, request_id: {"error": _openai_error(error)})
+
+# ---- TGI ---------------------------------------------------------------------------------------------------------------
+
+_TGI_OWN_STATUS: Final[Mapping[str, int]] = {"overload": 429, "upstream": 424, "bad_output": 424}
+_TGI_STATUS: Final[Mapping[str, int]] = {
+    code: _TGI_OWN_STATUS.get(code, 422 if status == 400 else status) for code, status in _STATUS.items()
+}
+_TGI_TYPES: Final[Mapping[str, str]] = {
+    "unauth": "unauthorized",
+    "forbidden": "forbidden",
+    "host": "forbidden",
+    "no_model": "not_found",
+    "no_route": "not_found",
+    "conflict": "conflict",
+    "slow_body": "timeout",
+    "deadline": "timeout",
+    "limited": "overloaded",
+    "overload": "overloaded",
+    "loading": "overloaded",
+    "upstream": "generation",
+    "bad_output": "generation",
+    "internal": "generation",
+}
+"""What TGI's clients know an error by, where it is not `validation`: whatever else the caller would have to change."""
+
+TGI: Final = ErrorTable(
+    _TGI_STATUS,
+    lambda error, request_id: {"error": _text(error), "error_type": _TGI_TYPES.get(error.code, "validation")},
+)
 
 # ---- gRPC --------------------------------------------------------------------------------------------------------------
 

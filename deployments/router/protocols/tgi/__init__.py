@@ -1,0 +1,1 @@
+"""Text Generation Inference (TGI): the HTTP API of Hugging Face's server for language models."""
