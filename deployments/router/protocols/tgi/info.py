@@ -6,6 +6,7 @@ from typing import Any
 
 from deployments.router.directory import Entry
 from deployments.router.protocols.open_inference.metadata import own_version
+from deployments.router.protocols.tgi.parameters import check_generates
 from workflows.card import Card
 from workflows.types.text import MAX_STOP_STRINGS
 
@@ -13,7 +14,11 @@ __all__ = ["model_info"]
 
 
 def model_info(entry: Entry, card: Card) -> dict[str, Any]:
-    """Of one workflow. The older names of a field stand beside the newer ones, because clients read either."""
+    """Of one workflow; raises Unsupported if it generates no text.
+
+    A field's older name stands beside its newer one, because clients read either.
+    """
+    check_generates(card)
     whole = card.context_tokens
     longest_input = None if whole is None else whole - 1
     return {

@@ -8,17 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Container
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from workflows.card import Card
 from workflows.errors import InvalidInput, Unsupported
 from workflows.types.text import MAX_ALTERNATIVES, MAX_STOP_STRINGS, MAX_TOKENS
 
-__all__ = ["Asked", "Parameters", "read_request"]
+__all__ = ["Asked", "Parameters", "check_generates", "read_request"]
 
 Text = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+def _false(value: bool) -> bool:
+    if value:
+        raise ValueError
+    return value
+
+
+# `Literal[False]` would take 0 as well.
+No = Annotated[bool, AfterValidator(_false), WithJsonSchema({"const": False})]
 
 
 class Parameters(BaseModel):
@@ -48,9 +58,9 @@ class Parameters(BaseModel):
     truncate: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
     details: bool | None = None
     top_n_tokens: int | None = Field(default=None, ge=0, le=MAX_ALTERNATIVES)
-    best_of: Literal[1] | None = None
-    watermark: Literal[False] | None = None
-    decoder_input_details: Literal[False] | None = None
+    best_of: int | None = Field(default=None, ge=1, le=1)
+    watermark: No | None = None
+    decoder_input_details: No | None = None
     grammar: None = None
     adapter_id: None = None
 
@@ -98,10 +108,15 @@ class Asked:
         return asked
 
 
-def read_request(card: Card, body: Any) -> Asked:
-    """The request in a body, for this workflow. Raises InvalidInput."""
+def check_generates(card: Card) -> None:
+    """Raises Unsupported for workflows that this protocol has no words for."""
     if card.kind != "generate":
         raise Unsupported(f"this workflow takes {card.kind} inputs, and generates no text")
+
+
+def read_request(card: Card, body: Any) -> Asked:
+    """The request in a body, for this workflow. Raises InvalidInput."""
+    check_generates(card)
     fields = _object(body, "the body", _TOP_LEVEL)
     inputs = fields.get("inputs")
     if not isinstance(inputs, str) or not inputs:
