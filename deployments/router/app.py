@@ -15,6 +15,7 @@ from deployments.router.keys import Keys
 from deployments.router.metrics import Metrics
 from deployments.router.protocols import native, operations
 from deployments.router.protocols.open_inference import http as open_inference
+from deployments.router.protocols.openai import http as openai
 from deployments.router.protocols.tgi import http as tgi
 
 __all__ = ["build_app"]
@@ -35,8 +36,9 @@ def build_app(
         access_log: Gets one line per request.
     """
     workflows = Workflows(directory, metrics)
-    routes = [*native.routes(workflows), *open_inference.routes(workflows), *tgi.routes(workflows)]
-    protocols = [native.PROTOCOL, open_inference.PROTOCOL, tgi.PROTOCOL]
+    routes = [*native.routes(workflows), *open_inference.routes(workflows), *openai.routes(workflows)]
+    routes += tgi.routes(workflows)
+    protocols = [native.PROTOCOL, native.BESIDE_OPENAI, open_inference.PROTOCOL, openai.PROTOCOL, tgi.PROTOCOL]
     edge: Edge
 
     def draining() -> bool:

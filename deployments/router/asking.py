@@ -104,15 +104,19 @@ class Workflows:
                 self._count_tokens(entry.name, outcome)
         return outcomes
 
-    def chunks(self, caller: Caller, entry: Entry, input_data: Any, *, at_most_s: float) -> AsyncGenerator[list[Any]]:
+    def chunks(
+        self, caller: Caller, entry: Entry, input_data: Any, *, at_most_s: float, member: int | None = None
+    ) -> AsyncGenerator[list[Any]]:
         """One plain input's chunks, in the groups that were ready together.
 
         Raises Unsupported at once, the rest of the error tree with the first group or a later one. Whoever reads keeps
-        the time (see `Watch`); the workflow is told that it has `at_most_s`.
+        the time (see `Watch`); the workflow is told that it has `at_most_s`. `member`: which one it is, of several streams
+        for one request.
         """
         if not self.card(entry).streams:
             raise Unsupported("this workflow does not stream")
-        return self._counted(entry, entry.dispatcher.stream(input_data, _call(caller, caller.call_id, at_most_s)))
+        call_id = caller.call_id if member is None else f"{caller.call_id}-{member}"
+        return self._counted(entry, entry.dispatcher.stream(input_data, _call(caller, call_id, at_most_s)))
 
     async def stream(
         self,

@@ -16,9 +16,11 @@ from deployments.router.request import JSON, Protocol, Reply, Request, Route, js
 from workflows.errors import BadOutput, InvalidInput, WorkflowError
 from workflows.tensors import tensor_from_json, tensor_to_json
 
-__all__ = ["PROTOCOL", "routes"]
+__all__ = ["BESIDE_OPENAI", "PROTOCOL", "routes"]
 
 PROTOCOL: Final = Protocol("native", "/", NATIVE)
+BESIDE_OPENAI: Final = Protocol("native", "/v1/workflows", NATIVE)
+"""The same below a path that otherwise is another protocol's."""
 MAX_TENSORS: Final = 1024
 _TENSOR: Final = frozenset({"dtype", "shape", "data"})
 

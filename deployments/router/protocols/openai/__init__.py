@@ -1,0 +1,1 @@
+"""OpenAI's protocol: models, chat and text completions, embeddings."""

@@ -1,0 +1,85 @@
+"""`POST /v1/chat/completions`: a conversation, and what the assistant says next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from deployments.router.asking import Workflows
+from deployments.router.directory import Entry
+from deployments.router.protocols.openai.generation import Answers, answer, chosen_to_write, inputs_of, sampling_of
+from deployments.router.protocols.openai.logprobs import told_tokens
+from deployments.router.protocols.openai.requests import CHAT_REFUSED, ChatRequest, read
+from deployments.router.request import Reply, Request
+from workflows.errors import InvalidInput
+
+__all__ = ["chat_completions"]
+
+_ROLES: Final[Mapping[str, str]] = {"developer": "system"}
+"""Roles that models know by another name."""
+
+
+async def chat_completions(
+    workflows: Workflows, request: Request, body: Any, entry: Entry | None = None
+) -> Reply | None:
+    """Answer a chat request, given as the JSON value of its body; None if the answer was a stream, which is sent then.
+
+    Raises the error tree: whoever calls this answers errors as its own protocol has it, also within a stream.
+
+    Args:
+        entry: The workflow that answers, where something else than the body has named it: then the body's `model` may be
+            anything, or missing.
+    """
+    asked = read(ChatRequest, body, CHAT_REFUSED)
+    entry = chosen_to_write(workflows, request, asked, entry)
+    prompt: dict[str, Any] = {"messages": [_message(turn.role, turn.content) for turn in asked.messages]}
+    if asked.logprobs:
+        prompt["top_logprobs"] = asked.top_logprobs or 0
+    elif asked.top_logprobs is not None:
+        raise InvalidInput("top_logprobs: only with logprobs", param="top_logprobs")
+    most = asked.max_tokens if asked.max_completion_tokens is None else asked.max_completion_tokens
+    inputs = inputs_of(asked, [prompt], sampling_of(asked, most), request.limits.max_batch_items)
+    answers = _ChatAnswers(request, asked, entry)
+    return await answer(workflows, request, entry, asked, inputs, answers)
+
+
+def _message(role: str, content: str) -> dict[str, str]:
+    return {"role": _ROLES.get(role, role), "content": content}
+
+
+class _ChatAnswers(Answers):
+    kind = "chat.completion"
+    kind_of_chunk = "chat.completion.chunk"
+
+    def __init__(self, request: Request, asked: ChatRequest, entry: Entry) -> None:
+        super().__init__(request, "chatcmpl", asked, entry.known_as)
+        self._begun: set[int] = set()
+
+    def choice(self, index: int, output: Mapping[str, Any]) -> dict[str, Any]:
+        message = {"role": "assistant", "content": output["text"], "refusal": None}
+        return {
+            "index": index,
+            "message": message,
+            "logprobs": _logprobs(output),
+            "finish_reason": output.get("finish_reason"),
+        }
+
+    def pieces(self, index: int, chunk: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """The role first, then text, and at last why it ends, each by itself."""
+        if index not in self._begun:
+            self._begun.add(index)
+            yield _piece(index, {"role": "assistant", "content": "", "refusal": None})
+        logprobs = _logprobs(chunk)
+        if chunk["text"] or (logprobs and logprobs["content"]):
+            yield {**_piece(index, {"content": chunk["text"]}), "logprobs": logprobs}
+        if chunk.get("finish_reason") is not None:
+            yield {**_piece(index, {}), "finish_reason": chunk["finish_reason"]}
+
+
+def _piece(index: int, delta: dict[str, Any]) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+
+
+def _logprobs(said: Mapping[str, Any]) -> dict[str, Any] | None:
+    tokens = said.get("tokens")
+    return None if tokens is None else {"content": told_tokens(tokens), "refusal": None}

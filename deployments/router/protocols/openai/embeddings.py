@@ -1,0 +1,75 @@
+"""`POST /v1/embeddings`: where texts lie in a vector space."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from copy import copy
+from typing import Any
+
+import numpy as np
+
+from deployments.router.asking import Workflows
+from deployments.router.directory import Entry
+from deployments.router.protocols.openai.generation import as_asked, chosen
+from deployments.router.protocols.openai.requests import EMBEDDINGS_REFUSED, EmbeddingsRequest, Source, read
+from deployments.router.request import Reply, Request, json_reply
+from workflows.errors import BadOutput, InvalidInput, WorkflowError
+from workflows.tensors import Array
+
+__all__ = ["embeddings"]
+
+
+async def embeddings(workflows: Workflows, request: Request, body: Any, entry: Entry | None = None) -> Reply:
+    """Answer a request for embeddings, all or none of them. Raises the error tree; see `chat_completions`."""
+    asked = read(EmbeddingsRequest, body, EMBEDDINGS_REFUSED)
+    most = request.limits.max_batch_items
+    if len(asked.input) > most:
+        raise InvalidInput(f"input: more than {most} in one request", param="input")
+    entry = chosen(workflows, request, asked.model, entry, "embed")
+    more: dict[str, Any] = {} if asked.dimensions is None else {"dimensions": asked.dimensions}
+    inputs = [{**_text(source), **more} for source in asked.input]
+    if len(inputs) == 1:
+        try:
+            outputs: Sequence[Any] = [await workflows.ask(request, entry, inputs[0])]
+        except WorkflowError as error:
+            raise as_asked(error) from error.__cause__
+    else:
+        outputs = _all_of(await workflows.ask_all(request, entry, inputs))
+    model = entry.known_as if asked.model is None else asked.model
+    return json_reply(_told(outputs, model, as_base64=asked.encoding_format == "base64"))
+
+
+def _text(source: Source) -> dict[str, Any]:
+    return {"text": source} if isinstance(source, str) else {"tokens": source}
+
+
+def _all_of(outcomes: Sequence[Any | WorkflowError]) -> Sequence[Any]:
+    """The outputs, if all are; raises the first error, which says whose it is."""
+    for index, outcome in enumerate(outcomes):
+        if isinstance(outcome, WorkflowError):
+            error = as_asked(outcome)
+            if error.param == "input":
+                error = copy(error)
+                error.message = f"input {index}: {error.message}"
+            raise error
+    return outcomes
+
+
+def _told(outputs: Sequence[Any], model: str, *, as_base64: bool) -> dict[str, Any]:
+    data, tokens = [], 0
+    for index, output in enumerate(outputs):
+        vector = output.get("embedding") if isinstance(output, dict) else None
+        if not isinstance(vector, np.ndarray) or vector.ndim != 1:
+            raise BadOutput("the workflow gave no vector")
+        data.append({"object": "embedding", "index": index, "embedding": _as_base64(vector) if as_base64 else vector})
+        tokens += output["tokens"]
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return {"object": "list", "data": data, "model": model, "usage": usage}
+
+
+def _as_base64(vector: Array) -> str:
+    """Its bytes as little-endian float32. What JSON could not say is not said this way either."""
+    if not np.isfinite(vector).all():
+        raise BadOutput("the model gave an output that is not finite (NaN or infinity)")
+    return base64.b64encode(np.ascontiguousarray(vector, "<f4").data).decode()

@@ -1,0 +1,264 @@
+"""How chat and text completions are asked and answered, whatever their shape: whole, or as a stream of events.
+
+Every answer that is asked for is an item of its own to the workflow: `n` for each prompt, answer i of a prompt with its
+seed + i. Their streams are told interleaved as they come, and one that fails fails the whole.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from copy import copy
+from hashlib import blake2b
+from typing import Any, Final
+
+from deployments.router.asking import Workflows
+from deployments.router.directory import Entry
+from deployments.router.merging import merged
+from deployments.router.protocols.openai.requests import GenerationRequest
+from deployments.router.request import Reply, Request, json_reply
+from deployments.router.sse import json_event, send_events
+from workflows.errors import BadOutput, InvalidInput, ModelNotFound, Unsupported, WorkflowError
+
+__all__ = ["Answers", "answer", "as_asked", "chosen", "chosen_to_write", "inputs_of", "sampling_of"]
+
+SEEDS: Final = 1 << 63
+_AS_THEY_ARE: Final = (
+    "temperature",
+    "frequency_penalty",
+    "presence_penalty",
+    "logit_bias",
+    "stop",
+    "top_k",
+    "min_p",
+    "typical_p",
+    "repetition_penalty",
+    "min_tokens",
+)
+"""Fields that a workflow's sampling calls by the same name."""
+_OTHER_NAMES: Final[Mapping[str, str]] = {
+    "prompt_tokens": "prompt",
+    "text": "input",
+    "tokens": "input",
+    "truncate": "truncate_prompt_tokens",
+    "include_stop": "include_stop_str_in_output",
+    "top_logprobs": "logprobs",
+}
+"""What workflows call by another name than OpenAI's clients."""
+
+
+def chosen(workflows: Workflows, request: Request, model: str | None, entry: Entry | None, kind: str) -> Entry:
+    """The workflow that answers: the one that the path has named, else the one that the body names.
+
+    Raises ModelNotFound, Unsupported for one of another kind, and NotReady where it never was ready.
+    """
+    if entry is None:
+        if model is None:
+            raise InvalidInput("model: Field required", param="model")
+        try:
+            entry = workflows.find(request, model)
+        except ModelNotFound as error:
+            error.param = "model"
+            raise
+    found = workflows.card(entry).kind
+    if found != kind:
+        raise Unsupported(f"this model takes {found} inputs, and a model of kind {kind} is needed", param="model")
+    return entry
+
+
+def chosen_to_write(workflows: Workflows, request: Request, asked: GenerationRequest, entry: Entry | None) -> Entry:
+    """The same for a model that generates; what belongs to one conversation goes where that was before."""
+    named = asked.prompt_cache_key or asked.user
+    if named:  # what it is called within the system: short, of this caller alone, and no name of anybody
+        request.session = blake2b(f"{request.key.id}\n{named}".encode(), digest_size=16).hexdigest()
+    return chosen(workflows, request, asked.model, entry, "generate")
+
+
+# ---- asking ---------------------------------------------------------------------------------------------------------------
+
+
+def sampling_of(asked: GenerationRequest, max_tokens: int | None) -> dict[str, Any]:
+    """A workflow's sampling, but for the seed. `max_tokens` None: as long as there is room."""
+    said: dict[str, Any] = {name: value for name in _AS_THEY_ARE if (value := getattr(asked, name)) is not None}
+    said["max_tokens"] = max_tokens
+    if asked.top_p is not None:
+        said["top_p"] = asked.top_p or sys.float_info.min  # of no share at all, the best token is left
+    return said
+
+
+def inputs_of(
+    asked: GenerationRequest, prompts: Sequence[Mapping[str, Any]], sampling: Mapping[str, Any], most: int
+) -> list[dict[str, Any]]:
+    """The workflow's inputs: of every prompt one for each answer, side by side. Raises InvalidInput for more than `most`."""
+    samples = asked.n or 1
+    if len(prompts) * samples > most:
+        raise InvalidInput(f"more than {most} answers in one request", param="n" if samples > 1 else "prompt")
+    more: dict[str, Any] = {}
+    if asked.include_stop_str_in_output:
+        more["include_stop"] = True
+    if asked.truncate_prompt_tokens is not None:
+        more["truncate"] = asked.truncate_prompt_tokens
+    of_each = [
+        {**sampling, **({} if asked.seed is None else {"seed": (asked.seed + i) % SEEDS})} for i in range(samples)
+    ]
+    return [{**prompt, **more, "sampling": each} for prompt in prompts for each in of_each]
+
+
+def as_asked(error: WorkflowError) -> WorkflowError:
+    """A workflow's error, with the field called as the caller knows it."""
+    if error.param is None:
+        return error
+    param = error.param.removeprefix("sampling.")
+    renamed = copy(error)
+    renamed.param = _OTHER_NAMES.get(param, param)
+    return renamed
+
+
+# ---- answering ------------------------------------------------------------------------------------------------------------
+
+
+class Answers(ABC):
+    """The answers to one request in their own shape.
+
+    Args:
+        prefix: Of its id.
+        name: What the model is called if the caller has not said so.
+    """
+
+    kind: str
+    """What an answer calls itself, as `object`."""
+    kind_of_chunk: str
+
+    def __init__(self, request: Request, prefix: str, asked: GenerationRequest, name: str) -> None:
+        model = name if asked.model is None else asked.model
+        created = int(time.time())
+        self._head = {"id": f"{prefix}-{request.call_id}", "object": "", "created": created, "model": model}
+        self._samples = asked.n or 1
+        self._with_usage = asked.stream_options is not None and asked.stream_options.include_usage is True
+        self._prompts: dict[int, Mapping[str, Any]] = {}
+        self._completion_tokens = 0
+
+    @abstractmethod
+    def choice(self, index: int, output: Mapping[str, Any]) -> dict[str, Any]:
+        """One whole answer."""
+
+    @abstractmethod
+    def pieces(self, index: int, chunk: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """What the next chunk of one answer says."""
+
+    def whole(self, outputs: Sequence[Any]) -> dict[str, Any]:
+        """All answers. Raises BadOutput where a workflow has given something else."""
+        choices = []
+        for index, output in enumerate(outputs):
+            choices.append(self.choice(index, _checked(output)))
+            self._count(index, output)
+        return self._told(self.kind, choices, self._usage())
+
+    def events(self, chunks: Sequence[tuple[int, Any]]) -> bytes:
+        """The events that tell these chunks."""
+        pieces: list[dict[str, Any]] = []
+        for index, chunk in chunks:
+            pieces += self.pieces(index, _checked(chunk))
+            if chunk.get("usage") is not None:
+                self._count(index, chunk)
+        told = (self._told(self.kind_of_chunk, [piece], None, self._with_usage) for piece in pieces)
+        return b"".join(map(json_event, told))
+
+    def last_event(self) -> bytes:
+        """What follows the last chunk of all."""
+        return json_event(self._told(self.kind_of_chunk, [], self._usage())) if self._with_usage else b""
+
+    def _told(
+        self, kind: str, choices: list[dict[str, Any]], usage: dict[str, Any] | None, with_usage: bool = True
+    ) -> dict[str, Any]:
+        told = {**self._head, "object": kind, "system_fingerprint": None, "choices": choices}
+        if with_usage:
+            told["usage"] = usage
+        return told
+
+    def _count(self, index: int, output: Mapping[str, Any]) -> None:
+        """A prompt is read for each of its answers, and counted once."""
+        usage = output.get("usage")
+        if not isinstance(usage, Mapping):
+            raise BadOutput("the workflow did not say how many tokens it has read and made")
+        self._prompts.setdefault(index // self._samples, usage)
+        self._completion_tokens += usage["completion_tokens"]
+
+    def _usage(self) -> dict[str, Any]:
+        read = sum(usage["prompt_tokens"] for usage in self._prompts.values())
+        made = self._completion_tokens
+        told = {"prompt_tokens": read, "completion_tokens": made, "total_tokens": read + made}
+        known = [cached for usage in self._prompts.values() if (cached := usage.get("cached_tokens")) is not None]
+        return {**told, "prompt_tokens_details": {"cached_tokens": sum(known)}} if known else told
+
+
+def _checked(output: Any) -> Mapping[str, Any]:
+    if not isinstance(output, dict) or not isinstance(output.get("text"), str):
+        raise BadOutput("the workflow gave no text")
+    return output
+
+
+async def answer(
+    workflows: Workflows,
+    request: Request,
+    entry: Entry,
+    asked: GenerationRequest,
+    inputs: Sequence[Any],
+    answers: Answers,
+) -> Reply | None:
+    """Ask for all inputs at once, and answer whole, or with a stream if that was asked for. Raises the error tree."""
+    if asked.stream:
+        await _stream(workflows, request, entry, inputs, answers)
+        return None
+    if asked.stream_options is not None:
+        raise InvalidInput("stream_options: only a stream has them", param="stream_options")
+    try:
+        if len(inputs) == 1:
+            outcomes = [await workflows.ask(request, entry, inputs[0])]
+        else:
+            outcomes = await workflows.ask_all(request, entry, inputs)
+            for outcome in outcomes:
+                if isinstance(outcome, WorkflowError):
+                    raise outcome
+    except WorkflowError as error:
+        raise as_asked(error) from error.__cause__
+    return json_reply(answers.whole(outcomes))
+
+
+async def _stream(
+    workflows: Workflows, request: Request, entry: Entry, inputs: Sequence[Any], answers: Answers
+) -> None:
+    if not workflows.card(entry).streams:
+        raise Unsupported("stream: this model does not stream", param="stream")
+    limits, total_s = request.limits, workflows.stream_seconds(request)
+    streams = [
+        workflows.chunks(request, entry, each, at_most_s=total_s, member=index if len(inputs) > 1 else None)
+        for index, each in enumerate(inputs)
+    ]
+    events = _events(merged(streams) if len(streams) > 1 else _numbered(streams[0]), answers)
+    await send_events(request, events, first_chunk_s=limits.stream_first_chunk_s, total_s=total_s, event=_as_it_is)
+
+
+async def _events(groups: AsyncGenerator[list[tuple[int, Any]]], answers: Answers) -> AsyncGenerator[list[bytes]]:
+    try:
+        async with aclosing(groups):
+            async for group in groups:
+                yield [answers.events(group)]
+    except WorkflowError as error:
+        raise as_asked(error) from error.__cause__
+    if last := answers.last_event():
+        yield [last]
+
+
+async def _numbered(groups: AsyncGenerator[list[Any]]) -> AsyncGenerator[list[tuple[int, Any]]]:
+    """A single stream, numbered as several are."""
+    async with aclosing(groups):
+        async for group in groups:
+            yield [(0, chunk) for chunk in group]
+
+
+def _as_it_is(event: bytes) -> bytes:
+    return event
