@@ -50,7 +50,7 @@ class AsyncInferenceWorkflow(BaseInferenceWorkflow[In, Out, Chunk]):
         concurrency: How many requests one replica works on at once.
     """
 
-    concurrency: ClassVar[int] = 64
+    concurrency: int = 64
     _hooks_may_wait: ClassVar[bool] = True
     _loop: asyncio.AbstractEventLoop | None = None
     _turn: asyncio.Lock | None = None

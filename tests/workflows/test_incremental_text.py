@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
-from workflows.inference.incremental_text import IncrementalText
+from workflows.inference.generation.incremental_text import IncrementalText
 
 
 def of_bytes(tokens: Sequence[int]) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import traceback
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -17,6 +16,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from tests.workflows.tiny_transformers import LLAMA_CONTEXT, PROMPT, save_tiny_llama
 from workflows.context import CallContext
 from workflows.errors import Cancelled, ContextTooLong, InvalidInput, NotReady, Unsupported, WorkflowError
+from workflows.inference.generation.engine import Answer, Engine, Made, Order
 from workflows.inference.text_generation import TransformersTextGenerationWorkflow
 from workflows.testing import check_workflow
 from workflows.types import Generate, Generated, Message, Sampling, TextChunk
@@ -37,6 +37,23 @@ def workflow(root: Path) -> Iterator[TransformersTextGenerationWorkflow]:
     made.setup()
     yield made
     made.teardown()
+
+
+Opened = Callable[..., TransformersTextGenerationWorkflow]
+
+
+@pytest.fixture
+def opened(root: Path) -> Iterator[Opened]:
+    """Sets up workflows, and tears them down after the test."""
+    made: list[TransformersTextGenerationWorkflow] = []
+
+    def open_one(name: str, **options: Any) -> TransformersTextGenerationWorkflow:
+        made.append(TransformersTextGenerationWorkflow(name, root=str(root), threads=1, **options))
+        return made[-1].setup()
+
+    yield open_one
+    for workflow in made:
+        workflow.teardown()
 
 
 def test_it_conforms(root: Path) -> None:
@@ -107,24 +124,19 @@ def test_a_stop_string_cuts_exactly(workflow: TransformersTextGenerationWorkflow
     assert "".join(streamed) == answer.text
 
 
-def test_the_end_token_ends_the_answer_and_is_no_text(root: Path) -> None:
-    made = TransformersTextGenerationWorkflow("tiny", root=str(root), threads=1)
-    made.setup()
-    first = made.do_preprocessing(asked())
-    second_token = tokens_of(made, first.prompt, 2)[1]
+def test_the_end_token_ends_the_answer_and_is_no_text(
+    root: Path, workflow: TransformersTextGenerationWorkflow, opened: Opened
+) -> None:
+    tokens = workflow.inference(Generate(prompt=PROMPT, sampling=asked().sampling, top_logprobs=0)).tokens
+    assert tokens is not None
+    second_token = tokens[1].id
     name = other_model(root, "other-end")
     settings = root / name / "generation_config.json"
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "eos_token_id": [1, second_token]}))
-    ended = TransformersTextGenerationWorkflow(name, root=str(root), threads=1)
-    ended.setup()
-    answer = ended.inference(asked())
+    answer = opened(name).inference(asked())
     assert answer.finish_reason == "stop"
     assert answer.usage.completion_tokens == 2
-    assert made.inference(asked(max_tokens=1)).text == answer.text
-
-
-def tokens_of(workflow: TransformersTextGenerationWorkflow, prompt: list[int], count: int) -> list[int]:
-    return list(islice(workflow._engine.generate(prompt, lambda scores: int(scores.argmax())), count))
+    assert workflow.inference(asked(max_tokens=1)).text == answer.text
 
 
 def test_an_answer_is_cut_where_the_context_or_the_operator_ends_it(
@@ -149,7 +161,7 @@ def test_a_prompt_that_leaves_no_room_is_refused(workflow: TransformersTextGener
 
 def test_text_that_is_no_unicode_is_refused(workflow: TransformersTextGenerationWorkflow) -> None:
     with pytest.raises(InvalidInput) as caught:
-        workflow.do_preprocessing(Generate.model_construct(prompt="\ud800", messages=None, sampling=Sampling()))
+        workflow.inference(Generate.model_construct(prompt="\ud800", sampling=Sampling()))
     assert caught.value.param == "prompt"
 
 
@@ -158,10 +170,9 @@ def test_an_empty_prompt_starts_from_the_begin_token(workflow: TransformersTextG
     assert answer.usage.prompt_tokens == 1
 
 
-def test_an_empty_prompt_without_begin_token_is_refused(root: Path) -> None:
+def test_an_empty_prompt_without_begin_token_is_refused(root: Path, opened: Opened) -> None:
     save_tiny_llama(root / "bare", with_specials=False)
-    bare = TransformersTextGenerationWorkflow("bare", root=str(root), threads=1)
-    bare.setup()
+    bare = opened("bare")
     with pytest.raises(InvalidInput) as caught:
         bare.inference(asked(""))
     assert caught.value.param == "prompt"
@@ -175,10 +186,9 @@ def test_messages_need_a_template(workflow: TransformersTextGenerationWorkflow) 
 
 
 def test_messages_become_the_prompt_that_the_template_makes(
-    root: Path, workflow: TransformersTextGenerationWorkflow
+    root: Path, workflow: TransformersTextGenerationWorkflow, opened: Opened
 ) -> None:
-    chat = TransformersTextGenerationWorkflow(other_model(root, "chat", chat_template=CHAT), root=str(root), threads=1)
-    chat.setup()
+    chat = opened(other_model(root, "chat", chat_template=CHAT))
     sampling = Sampling(temperature=0.0, max_tokens=8)
     answer = chat.inference(Generate(messages=[Message(role="user", content="hi {{ 1 }}")], sampling=sampling))
     assert answer.text == workflow.inference(Generate(prompt="<user>hi {{ 1 }}\n<assistant>", sampling=sampling)).text
@@ -196,12 +206,8 @@ def test_messages_become_the_prompt_that_the_template_makes(
         "{{ cycler.__init__.__globals__.os.system('true') }}",
     ],
 )
-def test_a_template_is_sandboxed_and_its_complaints_are_not_repeated(root: Path, template: str) -> None:
-    name = f"evil-{abs(hash(template))}"
-    evil = TransformersTextGenerationWorkflow(
-        other_model(root, name, chat_template=template), root=str(root), threads=1
-    )
-    evil.setup()
+def test_a_template_is_sandboxed_and_its_complaints_are_not_repeated(root: Path, opened: Opened, template: str) -> None:
+    evil = opened(other_model(root, f"evil-{abs(hash(template))}", chat_template=template))
     sent = "canary"
     with pytest.raises(InvalidInput) as caught:
         evil.inference(Generate(messages=[Message(role="user", content=sent)]))
@@ -228,20 +234,31 @@ def test_a_stream_closed_early_leaves_the_workflow_as_it_was(workflow: Transform
 
 
 def test_the_first_chunk_comes_before_the_last_token_is_made(workflow: TransformersTextGenerationWorkflow) -> None:
-    made: list[int] = []
+    made: list[Made] = []
 
     class Counting:
-        """The engine in front of the real one: notes what was asked of it."""
+        """The engine in front of the real one: notes what it made."""
 
-        context_tokens = LLAMA_CONTEXT
+        def __getattr__(self, name: str) -> Any:
+            return getattr(engine, name)
 
-        def generate(self, prompt: Any, choose: Any) -> Any:
-            for token in engine.generate(prompt, choose):
+        def answer(self, order: Order) -> Any:
+            return CountingAnswer(engine.answer(order))
+
+    class CountingAnswer:
+        def __init__(self, answer: Answer) -> None:
+            self._answer = answer
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._answer, name)
+
+        async def __aiter__(self) -> AsyncGenerator[Made]:
+            async for token in self._answer:
                 made.append(token)
                 yield token
 
     engine = workflow._engine
-    workflow._engine = Counting()
+    workflow._engine = cast("Engine", Counting())
     try:
         stream = workflow.stream(asked())
         next(stream)
@@ -275,7 +292,6 @@ def test_setup_says_what_is_wrong(root: Path, tmp_path: Path) -> None:
         TransformersTextGenerationWorkflow("tiny", root=str(root)).inference(asked())
 
 
-def test_a_half_precision_model_answers(root: Path) -> None:
-    half = TransformersTextGenerationWorkflow("tiny", root=str(root), dtype="bfloat16", context_tokens=64)
-    half.setup()
+def test_a_half_precision_model_answers(opened: Opened) -> None:
+    half = opened("tiny", dtype="bfloat16", context_tokens=64)
     assert half.inference(asked(max_tokens=4)).usage.completion_tokens == 4

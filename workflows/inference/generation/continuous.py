@@ -1,0 +1,230 @@
+"""Runs a transformers model for many requests at once: continuous batching over a paged cache. No text, no tokenizer.
+
+The manager of transformers does the steps, on a thread of its own. What it does not do is here: requests are let in only
+while the cache has room for all that they may become, so that it never has to give one up; each has its own sampling;
+one that is closed is forgotten at once; and a manager that died is replaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from itertools import count
+from typing import Any
+
+from workflows.errors import NotReady, WorkflowError
+from workflows.inference.generation.cache_size import CacheSize
+from workflows.inference.generation.engine import Made, Order
+from workflows.inference.generation.manager import Manager
+from workflows.inference.generation.rows import Row
+from workflows.inference.generation.sampling import TokenChooser
+
+__all__ = ["ContinuousEngine"]
+
+log = logging.getLogger(__name__)
+
+
+class ContinuousEngine:
+    """See `Engine`.
+
+    Args:
+        torch: The module, as `transformers`.
+        model: A causal language model of transformers, on its device. Nobody else may use it meanwhile.
+        size: Of the cache.
+        context: What the model was made for. Less where the cache is smaller, see `context_tokens`.
+        concurrency: How many requests are in one step at most; others wait their turn.
+    """
+
+    def __init__(
+        self, torch: Any, transformers: Any, model: Any, size: CacheSize, *, context: int, concurrency: int
+    ) -> None:
+        self.context_tokens = context
+        self._torch = torch
+        self._transformers = transformers
+        self._model = model
+        self._size = size
+        self._concurrency = concurrency
+        self._vocabulary = model.get_output_embeddings().weight.shape[0]
+        self._ids = count()
+        self._waiting: deque[_Answer] = deque()
+        self._running: dict[str, _Answer] = {}
+        self._manager: Manager | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._stopped = False
+
+    async def start(self) -> None:
+        """Raises WorkflowError where the model cannot be run like this."""
+        self._loop = asyncio.get_running_loop()
+        self._stopped = False
+        self._manager = await asyncio.to_thread(self._open)
+        context = self._manager.rooms.longest(self.context_tokens)
+        if context < self.context_tokens:
+            log.warning("the cache is too small for the whole context of %d tokens: %d", self.context_tokens, context)
+        self.context_tokens = context
+
+    def answer(self, order: Order) -> _Answer:
+        """See `Engine.answer`. Raises NotReady once stopped."""
+        if self._stopped:
+            raise NotReady(retry_after_s=None)
+        answer = _Answer(self, f"{next(self._ids)}", order)
+        self._waiting.append(answer)
+        self._let_in()
+        return answer
+
+    async def stop(self) -> None:
+        self._stopped = True
+        if self._opening is not None:
+            await asyncio.wait([self._opening])
+        manager, self._manager = self._manager, None
+        self._fail_all(NotReady("this workflow is being taken down"))
+        if manager is not None:
+            await asyncio.to_thread(manager.close)
+
+    def forget(self, answer: _Answer) -> None:
+        """Nobody waits for this answer's next token: it ended, failed or was closed."""
+        if self._running.pop(answer.id, None) is None:
+            if answer in self._waiting:
+                self._waiting.remove(answer)
+            return
+        if self._manager is not None:
+            self._manager.forget(answer.id, cancel=not answer.finished)
+            self._let_in()
+
+    def _let_in(self) -> None:
+        """Hand waiting requests to the manager, first come first served, as far as there is room."""
+        if self._waiting and self._manager is None and self._opening is None and not self._stopped:
+            self._reopen(None)
+        while self._waiting and self._manager is not None and len(self._running) < self._concurrency:
+            answer = self._waiting[0]
+            order = answer.order
+            if not self._manager.rooms.take(answer.id, len(order.prompt) + order.max_tokens):
+                return
+            self._waiting.popleft()
+            self._running[answer.id] = answer
+            answer.row = Row(TokenChooser(self._torch, order, self._vocabulary, self._model.device))
+            if not self._manager.add(answer.id, answer.row, order):
+                self._died(self._manager)
+
+    def _delivered(self, outputs: Sequence[Any]) -> None:
+        """What one step made."""
+        for output in outputs:
+            answer = self._running.get(output.request_id)
+            if answer is not None:
+                answer.receive(output)
+
+    def _died(self, manager: Manager) -> None:
+        """The manager's thread ended, and with it everything that it held."""
+        if manager is not self._manager:
+            return
+        self._manager = None
+        log.error("the engine died with %d requests, and is started anew", len(self._running))
+        running, self._running = self._running, {}
+        for answer in running.values():
+            answer.fail(NotReady("the engine failed and is being restarted", may_have_run=True))
+        self._reopen(manager)
+
+    def _reopen(self, dead: Manager | None) -> None:
+        self._opening = asyncio.create_task(self._replace(dead))
+
+    async def _replace(self, dead: Manager | None) -> None:
+        try:
+            if dead is not None:
+                await asyncio.to_thread(dead.close)
+            self._manager = await asyncio.to_thread(self._open)
+        except Exception:
+            log.exception("the engine could not be started again")
+            self._fail_all(NotReady("the engine failed and could not be restarted"))
+        finally:
+            self._opening = None
+        self._let_in()
+
+    def _open(self) -> Manager:
+        """On any thread but the loop's."""
+        return Manager(
+            self._transformers,
+            self._model,
+            self._size,
+            self._concurrency,
+            self._loop,
+            self._delivered,
+            self._died,
+        )
+
+    def _fail_all(self, error: WorkflowError) -> None:
+        failed = [*self._running.values(), *self._waiting]
+        self._running.clear()
+        self._waiting.clear()
+        for answer in failed:
+            answer.fail(error)
+
+
+class _Answer:
+    """See `Answer`. Everything here runs on the engine's event loop.
+
+    Attributes:
+        id: What the manager knows it by.
+        row: Its place in the batches, once it was let in.
+        finished: Whether the manager has ended it by itself.
+    """
+
+    def __init__(self, engine: ContinuousEngine, name: str, order: Order) -> None:
+        self.id = name
+        self.order = order
+        self.row: Row | None = None
+        self.finished = False
+        self._engine = engine
+        self._tokens: deque[Made] = deque()
+        self._received = 0
+        self._error: WorkflowError | None = None
+        self._ended = False
+        self._wanted: asyncio.Future[None] | None = None
+
+    @property
+    def cached_tokens(self) -> int | None:
+        return None if self.row is None else self.row.cached
+
+    def __aiter__(self) -> _Answer:
+        return self
+
+    async def __anext__(self) -> Made:
+        while not self._tokens:
+            if self._error is not None:
+                raise self._error
+            if self._ended:
+                raise StopAsyncIteration
+            self._wanted = asyncio.get_running_loop().create_future()
+            await self._wanted
+        return self._tokens.popleft()
+
+    def close(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._engine.forget(self)
+
+    def receive(self, output: Any) -> None:
+        """What the manager made for this answer: all its tokens so far, of which the last ones are new."""
+        row = self.row
+        assert row is not None  # it was let in
+        made = output.generated_tokens
+        good = min(len(made), row.good)
+        for token in made[self._received : good]:
+            self._tokens.append(Made(token) if row.choose.plain else row.made.popleft())
+        self._received = good
+        self.finished = output.is_finished()
+        if good < len(made):
+            self._error = row.error
+        if self.finished or self._error is not None:
+            self._ended = True
+            self._engine.forget(self)
+        self._wake()
+
+    def fail(self, error: WorkflowError) -> None:
+        self._error = self._error or error
+        self._ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._wanted is not None and not self._wanted.done():
+            self._wanted.set_result(None)
