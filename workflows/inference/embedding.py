@@ -15,23 +15,19 @@ from pydantic import Field
 from workflows.base import BaseInferenceWorkflow
 from workflows.card import Batching, Card
 from workflows.errors import BadOutput, ContextTooLong, InvalidInput, WorkflowError
-from workflows.inference.local_transformer import check_text, open_transformer, positions_of
-from workflows.inference.padding import RunCosts, plan_runs
+from workflows.inference.local_transformer import check_text, longest_input, open_transformer
+from workflows.inference.padding import ENCODER_ON_CPU, ENCODER_ON_GPU, plan_runs
 from workflows.inference.pooling import pool, shortened, unit_length
 from workflows.inference.sentence_files import Pooling, read_sentence_settings
 from workflows.inference.torch_device import Dtype
 from workflows.models.local import resolve
 from workflows.tensors import Array
-from workflows.types import MAX_TOKENS, Embed, Embedding
+from workflows.types import Embed, Embedding
 
 __all__ = ["EmbeddingWorkflow"]
 
 Tokens = list[int]
 
-# Measured with MiniLM: on one CPU thread a call costs 7 ms before its first token, a token 0.3 ms, and calls of more than
-# 256 tokens gain nothing. A GPU is launch-bound for much longer, and likes lengths that are multiples of 8.
-_CPU_COSTS: Final = RunCosts(call=24, most=512)
-_GPU_COSTS: Final = RunCosts(call=4096, most=1 << 15, step=8)
 # What waits together is answered together: on a CPU, more than this only makes callers wait.
 _CPU_BATCHING: Final = Batching(max_size=64, max_cost=1024)
 _GPU_BATCHING: Final = Batching(max_size=512, max_cost=1 << 16)
@@ -102,12 +98,12 @@ class EmbeddingWorkflow(BaseInferenceWorkflow[Embed, Embedding]):
         self._pooling = self._wanted_pooling or settings.pooling
         self._normalize = settings.normalize if self._wanted_normalize is None else self._wanted_normalize
         self._settings = settings
-        self._max_tokens = self._longest(settings.max_tokens)
+        self._max_tokens = longest_input(opened, self._wanted_tokens, settings.max_tokens)
         self._max_chars = self._max_tokens * opened.max_token_chars
         self._padding_token = opened.tokenizer.pad_token_id or 0
         self._vocabulary: int = opened.model.get_input_embeddings().num_embeddings
         self._on_gpu = self._device.type == "cuda"
-        self._costs = _GPU_COSTS if self._on_gpu else _CPU_COSTS
+        self._costs = ENCODER_ON_GPU if self._on_gpu else ENCODER_ON_CPU
 
     def do_warm_up(self) -> None:
         """One text as long as any may be: a model that cannot hold it never becomes ready."""
@@ -219,14 +215,3 @@ class EmbeddingWorkflow(BaseInferenceWorkflow[Embed, Embedding]):
         cut = {"truncation": True, "max_length": self._max_tokens} if self._truncate else {}
         encoded = self._tokenizer(text, return_attention_mask=False, verbose=False, **cut)
         return list(encoded["input_ids"])
-
-    def _longest(self, said: int | None) -> int:
-        """The longest text in tokens: what was asked for, else what the files say, never more than the model can take."""
-        known = [limit for limit in (self._tokenizer.model_max_length, positions_of(self._model)) if limit]
-        most: int = min(known)
-        if self._wanted_tokens is not None and self._wanted_tokens > most:
-            raise InvalidInput(f"the model takes {most} tokens at most", param="max_tokens")
-        longest = min(self._wanted_tokens or said or most, most)
-        if longest > MAX_TOKENS:  # tokenizers without a limit say so by a number with thirty digits
-            raise InvalidInput("the model does not say how long a text may be: set max_tokens", param="max_tokens")
-        return longest

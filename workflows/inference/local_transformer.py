@@ -12,8 +12,9 @@ from typing import Any
 from workflows.errors import ContextTooLong, InvalidInput, WorkflowError
 from workflows.inference.torch_device import Dtype, prepare_device
 from workflows.resources import Resources
+from workflows.types.text import MAX_TOKENS
 
-__all__ = ["LocalTransformer", "check_text", "open_transformer", "positions_of"]
+__all__ = ["LocalTransformer", "check_text", "longest_input", "open_transformer", "positions_of"]
 
 # No vocabulary entry of a sane tokenizer is shorter on average; below it, a long vocabulary entry decides.
 _MIN_CHARS_PER_TOKEN = 32
@@ -49,7 +50,8 @@ def open_transformer(
         kind: The transformers class that opens the model, for example `AutoModel`.
         dtype: None means the weights' own on a GPU, and float32 on a CPU, where other formats are slow.
 
-    Raises WorkflowError: there are no safetensors weights, or transformers cannot open them without code of the model's.
+    Raises WorkflowError: there are no safetensors weights, or they are not those of such a model, or transformers cannot
+    open them without code of the model's.
     """
     if not directory.is_dir():
         raise WorkflowError("a transformers model is a directory with config.json and safetensors weights")
@@ -61,9 +63,14 @@ def open_transformer(
     safely = {"local_files_only": True, "trust_remote_code": False}
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(directory, **safely)
-        model = getattr(transformers, kind).from_pretrained(directory, use_safetensors=True, dtype=format_, **safely)
+        model, found = getattr(transformers, kind).from_pretrained(
+            directory, use_safetensors=True, dtype=format_, output_loading_info=True, **safely
+        )
     except Exception as cause:
         raise WorkflowError(f"transformers cannot open this directory as {kind}; the log says why") from cause
+    # transformers makes up what is missing, at random. Plain encoders are often saved without a pooler that nobody asks.
+    if kind != "AutoModel" and found["missing_keys"]:
+        raise WorkflowError(f"these weights are not those of an {kind}: parts of it are missing")
     longest = max(map(len, tokenizer.get_vocab()), default=0)
     return LocalTransformer(model.eval().to(device), tokenizer, device, max(longest, _MIN_CHARS_PER_TOKEN))
 
@@ -88,3 +95,18 @@ def positions_of(model: Any) -> int | None:
     tables = (part for name, part in model.named_modules() if name.endswith("position_embeddings"))
     padding = getattr(next(tables, None), "padding_idx", None)
     return said if said is None or padding is None else said - padding - 1
+
+
+def longest_input(opened: LocalTransformer, wanted: int | None, said: int | None = None) -> int:
+    """The longest text in tokens: what is wanted, else what the files say, never more than the model can take.
+
+    Raises InvalidInput: more is wanted than that, or nobody says.
+    """
+    limits = [limit for limit in (opened.tokenizer.model_max_length, positions_of(opened.model)) if limit]
+    most: int = min(limits)
+    if wanted is not None and wanted > most:
+        raise InvalidInput(f"the model takes {most} tokens at most", param="max_tokens")
+    longest = min(wanted or said or most, most)
+    if longest > MAX_TOKENS:  # tokenizers without a limit say so by a number with thirty digits
+        raise InvalidInput("the model does not say how long a text may be: set max_tokens", param="max_tokens")
+    return longest

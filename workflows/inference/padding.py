@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Final
 
-__all__ = ["RunCosts", "plan_runs"]
+__all__ = ["ENCODER_ON_CPU", "ENCODER_ON_GPU", "RunCosts", "plan_runs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,12 @@ class RunCosts:
 
     def padded(self, length: int) -> int:
         return -(-length // self.step) * self.step
+
+
+# Measured with MiniLM: on one CPU thread a call costs 7 ms before its first token, a token 0.3 ms, and calls of more than
+# 256 tokens gain nothing. A GPU is launch-bound for much longer, and likes lengths that are multiples of 8.
+ENCODER_ON_CPU: Final = RunCosts(call=24, most=512)
+ENCODER_ON_GPU: Final = RunCosts(call=4096, most=1 << 15, step=8)
 
 
 def plan_runs(lengths: Sequence[int], costs: RunCosts) -> list[list[int]]:
