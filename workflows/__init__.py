@@ -7,6 +7,7 @@ from workflows.context import CallContext, cancelled, current_call
 from workflows.errors import WorkflowError
 from workflows.inference.embedding import EmbeddingWorkflow
 from workflows.inference.onnx import ONNXInferenceWorkflow
+from workflows.inference.pipeline import TransformersPipelineWorkflow
 from workflows.inference.text_generation import TransformersTextGenerationWorkflow
 from workflows.inference.torch import TorchInferenceWorkflow
 from workflows.resources import Resources
@@ -48,6 +49,7 @@ __all__ = [
     "TextChunk",
     "Token",
     "TorchInferenceWorkflow",
+    "TransformersPipelineWorkflow",
     "TransformersTextGenerationWorkflow",
     "Usage",
     "WorkflowError",

@@ -1,10 +1,17 @@
 """Exchange types: the few shapes of data on which protocols and workflows meet. Protocols make them, workflows take them.
 
-| kind       | input      | output          | stream chunk |
-|------------|------------|-----------------|--------------|
-| `tensors`  | `Tensors`  | `TensorsResult` |              |
-| `generate` | `Generate` | `Generated`     | `TextChunk`  |
-| `embed`    | `Embed`    | `Embedding`     |              |
+| kind       | input              | output          | stream chunk |
+|------------|--------------------|-----------------|--------------|
+| `tensors`  | `Tensors`          | `TensorsResult` |              |
+| `generate` | `Generate`         | `Generated`     | `TextChunk`  |
+| `embed`    | `Embed`            | `Embedding`     |              |
+| `task`     | `ClassifyText`     | `Labels`        |              |
+|            | `ClassifyZeroShot` | `Labels`        |              |
+|            | `ClassifyTokens`   | `Entities`      |              |
+|            | `FillMask`         | `Filled`        |              |
+|            | `AnswerQuestion`   | `Answers`       |              |
+|            | `Summarize`        | `Rewritten`     |              |
+|            | `Translate`        | `Rewritten`     |              |
 | `json`     | any other pydantic model or JSON value, served by the native protocol as it is |||
 
 A type that can be put together from a stream's chunks has a class method `fold`. Validation is strict: "5" is no number.
@@ -13,6 +20,25 @@ A type that can be put together from a stream's chunks has a class method `fold`
 from workflows.types.embed import Embed, Embedding
 from workflows.types.exchange import Exchange
 from workflows.types.folding import fold
+from workflows.types.tasks import (
+    Answer,
+    AnswerQuestion,
+    Answers,
+    ClassifyText,
+    ClassifyTokens,
+    ClassifyZeroShot,
+    Decoding,
+    Entities,
+    Entity,
+    Filled,
+    Filling,
+    FillMask,
+    Label,
+    Labels,
+    Rewritten,
+    Summarize,
+    Translate,
+)
 from workflows.types.tensors import Tensor, Tensors, TensorsResult, Vector
 from workflows.types.text import (
     MAX_TOKENS,
@@ -31,20 +57,37 @@ from workflows.types.text import (
 __all__ = [
     "MAX_TOKENS",
     "Alternative",
+    "Answer",
+    "AnswerQuestion",
+    "Answers",
+    "ClassifyText",
+    "ClassifyTokens",
+    "ClassifyZeroShot",
+    "Decoding",
     "Embed",
     "Embedding",
+    "Entities",
+    "Entity",
     "Exchange",
+    "FillMask",
+    "Filled",
+    "Filling",
     "FinishReason",
     "Generate",
     "Generated",
+    "Label",
+    "Labels",
     "Message",
+    "Rewritten",
     "Sampling",
+    "Summarize",
     "Tensor",
     "Tensors",
     "TensorsResult",
     "TextChunk",
     "Token",
     "TokenIds",
+    "Translate",
     "Usage",
     "Vector",
     "fold",
