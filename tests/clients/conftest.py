@@ -16,6 +16,12 @@ from workflows import (
 )
 
 
+@pytest.fixture
+def online(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hugging Face's clients may ask: those that look for no hub are refused by the offline mode all the same."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+
 @pytest.fixture(scope="session")
 def system() -> Iterator[System]:
     """The default system's workflows, one that gives back its tensors, and one with types of its own."""
