@@ -73,6 +73,20 @@ def other_model(root: Path, name: str, **tokenizer_settings: Any) -> str:
     return name
 
 
+def test_the_last_chunk_tells_the_last_token(workflow: TransformersTextGenerationWorkflow) -> None:
+    sampling = asked(max_tokens=6).sampling
+    told = workflow.inference(Generate(prompt=PROMPT, sampling=sampling, top_logprobs=0)).tokens
+    assert told is not None
+    for stop, count in ((None, 6), (told[2].text.strip(), 3)):
+        said = sampling.model_copy(update={"stop": [stop] if stop else []})
+        chunks = list(workflow.stream(Generate(prompt=PROMPT, sampling=said, include_stop=True, top_logprobs=2)))
+        assert [[token.id for token in chunk.tokens or ()] for chunk in chunks] == [
+            [token.id] for token in told[:count]
+        ]
+        assert chunks[-1].stop_string == stop
+        assert "".join(chunk.text for chunk in chunks) == "".join(token.text for token in told[:count])
+
+
 def test_greedy_makes_the_tokens_that_transformers_makes(
     root: Path, workflow: TransformersTextGenerationWorkflow
 ) -> None:

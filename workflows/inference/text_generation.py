@@ -130,9 +130,10 @@ class TransformersTextGenerationWorkflow(AsyncInferenceWorkflow[Generate, Genera
             prompt = self._prompts.read(input_data)
         room = self._engine.context_tokens - len(prompt.tokens)
         seed = secrets.randbits(_SEED_BITS) if sampling.seed is None else sampling.seed
+        most = min(sampling.max_tokens or room, self._max_new_tokens, room)
         order = Order(
             prompt=prompt.tokens,
-            max_tokens=min(sampling.max_tokens or room, self._max_new_tokens, room),
+            max_tokens=most,
             sampling=sampling,
             seed=seed,
             ends=self._ends,
@@ -146,6 +147,7 @@ class TransformersTextGenerationWorkflow(AsyncInferenceWorkflow[Generate, Genera
             min_tokens=sampling.min_tokens,
             seed=None if is_greedy(sampling) else seed,
             tells_tokens=input_data.top_logprobs is not None,
+            max_tokens=most,
         )
         return _Prepared(order, plan, self._echo(input_data, prompt.tokens))
 

@@ -163,8 +163,8 @@ class TextChunk(Exchange):
     Attributes:
         stop_string: In the last chunk: the stop string that ended the answer, where one did.
         seed: In the last chunk, where tokens were drawn: what repeats them.
-        tokens: Where they were asked for: those that were made since the chunk before. Their text may be ahead of
-            `text`, which holds back what may become a stop string.
+        tokens: Where they were asked for: those that were made since the chunk before, the last one in the last chunk.
+            Their text may be ahead of `text`, which holds back what may become a stop string.
     """
 
     kind: ClassVar[str] = "generate"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,7 +33,8 @@ class Plan:
     Attributes:
         prompt_tokens: How many tokens were read.
         seed: To be told, where tokens are drawn.
-        tells_tokens: Whether every token is told by itself.
+        tells_tokens: Whether every token is told by itself; then the last chunk has the last one, too.
+        max_tokens: After so many the answer ends by itself.
     """
 
     prompt_tokens: int
@@ -43,6 +44,7 @@ class Plan:
     min_tokens: int = 0
     seed: int | None = None
     tells_tokens: bool = False
+    max_tokens: int | None = None
 
 
 class Writer:
@@ -59,6 +61,7 @@ class Writer:
         self._stops = StopStrings(plan.stop, include=plan.include_stop)
         self._made = 0
         self._told: list[Token] = []
+        self._last_piece = ""
         self.stopped = False
 
     def push(self, made: Made) -> TextChunk | None:
@@ -72,13 +75,17 @@ class Writer:
             return None
         piece = self._heeding_stops(self._text.push(made.id))
         self.stopped = self._stops.stopped
-        if not piece and not plan.tells_tokens:
+        if plan.tells_tokens:
+            if self.stopped or self._made == plan.max_tokens:
+                self._last_piece = piece
+                return None
+        elif not piece:
             return None
         return TextChunk.model_construct(text=piece, finish_reason=None, usage=None, tokens=self._taken())
 
     def last(self, cached_tokens: int | None) -> TextChunk:
         """What is left, and the end."""
-        rest = self._heeding_stops(self._text.flush()) + self._stops.flush()
+        rest = self._last_piece + self._heeding_stops(self._text.flush()) + self._stops.flush()
         reason: FinishReason = "stop" if self.stopped or self._stops.stopped else "length"
         return TextChunk(
             text=rest,
@@ -104,11 +111,13 @@ class Writer:
         return told
 
     def _token(self, made: Made) -> Token:
-        shown: Callable[[int], str] = self._decoder.shown
-        return Token(
-            id=made.id,
-            text=shown(made.id),
-            logprob=made.logprob,
-            special=made.id in self._plan.ends or self._decoder.is_special(made.id),
-            top=[Alternative(id=token, text=shown(token), logprob=logprob) for token, logprob in made.top],
-        )
+        text, special = self._decoder.shown(made.id), self._is_special(made.id)
+        return Token(id=made.id, text=text, logprob=made.logprob, special=special, top=list(map(self._other, made.top)))
+
+    def _other(self, candidate: tuple[int, float]) -> Alternative:
+        token, logprob = candidate
+        text, special = self._decoder.shown(token), self._is_special(token)
+        return Alternative(id=token, text=text, logprob=logprob, special=special)
+
+    def _is_special(self, token: int) -> bool:
+        return token in self._plan.ends or self._decoder.is_special(token)
