@@ -123,7 +123,8 @@ async def test_text_generation_raises_its_own_errors(
 
 @old_pydantic
 async def test_text_generation_hears_of_a_stream_that_breaks(words: System) -> None:
-    url, heard = f"http://{words.http}/tgi/words", []
+    url = f"http://{words.http}/tgi/words"
+    heard: list[str] = []
     with pytest.raises(tgi_errors.GenerationError, match="it broke"):
         heard.extend(each.token.text for each in Client(url).generate_stream("break"))
     assert heard == [" zero", " one"]
@@ -173,8 +174,7 @@ async def test_inference_client_has_details(url: str) -> None:
             assert said.details is not None
             assert (said.generated_text, said.details.finish_reason) == (" eight nine", "eos_token")
             assert [token.id for token in said.details.tokens] == [8, 9, 99]
-            # The client leaves these as they came.
-            top: list[list[Any]] = said.details.top_tokens or []
+            top: Any = said.details.top_tokens  # which the client leaves as they came
             assert [[token["text"] for token in tokens] for tokens in top] == [[" zero"], [" zero"], []]
     streamed = list(client.text_generation("seven", details=True, stream=True))
     assert [each.index for each in streamed] == [1, 2, 3]
