@@ -1,4 +1,4 @@
-"""Runs `serve run` for a config file, and ends everything that it started. Called by scripts/serve, which prepares.
+"""Checks a config file, runs `serve run` for it, and ends everything that it started. Called by scripts/serve.
 
 Everything that Ray starts stays in the session of `serve run`, whatever process groups it makes: that is how it is
 found when `serve run` is gone. Reads /proc, so it knows processes on Linux only; elsewhere `serve run` is trusted to
@@ -29,13 +29,17 @@ STRAGGLERS_S = 5.0  # for Ray's processes to notice that Ray is gone, and again 
 LOOK_S = 0.2
 LISTENING = "0A"
 PROC = Path("/proc")
+SERVE_RUN = Path(__file__).with_name("serve_run.py")
 
 
 def addresses(config: Path) -> list[tuple[str, int, str]]:
-    """Where the routers of a config, which has been checked, will listen, and how that is said to callers."""
-    content: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8"))
-    routers = [app for app in content.get("applications") or [] if app.get("import_path") == ROUTER]
-    all_args = [RouterArgs.model_validate(app.get("args") or {}) for app in routers]
+    """Where the routers of a config will listen, and how that is said to callers. None where the check will complain."""
+    try:
+        content: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8"))
+        routers = [app for app in content.get("applications") or [] if app.get("import_path") == ROUTER]
+        all_args = [RouterArgs.model_validate(app.get("args") or {}) for app in routers]
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
+        return []
     found = [(args.host, args.port, "on http://") for args in all_args if args.listen == "own"]
     found += [(args.host, args.grpc.port, "gRPC on ") for args in all_args if args.grpc is not None]
     return [address for address in found if address[1]]
@@ -75,7 +79,7 @@ def described(pid: int) -> str:
     """A process by command and id; one of Ray's also by the `serve run` that it belongs to."""
     text = f"{command(pid)} (pid {pid})"
     leader = session(pid)
-    if leader not in (None, pid) and "serve run" in command(leader):
+    if leader not in (None, pid) and SERVE_RUN.name in command(leader):
         text += f", of an earlier `serve run`: end it with `kill {leader}`"
     return text
 
@@ -122,8 +126,7 @@ class Launch:
 
     def __init__(self, config: Path, options: list[str]) -> None:
         self._addresses = addresses(config)
-        # A cluster of its own: without this, Ray joins whatever cluster it finds on the machine.
-        self._command = ["serve", "run", "--address", "local", *options, str(config)]
+        self._command = [sys.executable, str(SERVE_RUN), *options, str(config)]
         self._signals = 0
 
     def run(self) -> int:

@@ -54,6 +54,24 @@ def test_held_port_is_said_in_one_line_with_its_holder(tmp_path: Path, args: str
     assert f"(pid {os.getpid()})" in line
 
 
+@pytest.mark.parametrize(
+    ("config", "complaint"),
+    [
+        (ROUTER_CONFIG.format(args="prt: 1"), "applications.0.args.prt: unknown key"),
+        ("applications: 5", "applications"),
+        ("- a", "mapping"),
+    ],
+)
+def test_a_config_that_cannot_be_served_is_complained_of(tmp_path: Path, config: str, complaint: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(config, encoding="utf-8")
+    command = [sys.executable, str(LAUNCH), str(file)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert complaint in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.ray
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_ends_everything_that_was_started(tmp_path: Path, number: signal.Signals) -> None:
@@ -71,7 +89,7 @@ def test_signal_ends_everything_that_was_started(tmp_path: Path, number: signal.
     )
     try:
         wait_for(up)
-        session = next(pid for pid, words in processes().items() if pid not in before and "serve run" in words)
+        session = next(pid for pid, words in processes().items() if pid not in before and "serve_run.py" in words)
         members = [pid for pid in processes() if session_of(pid) == session]
         assert len(members) > 5  # Ray is there to be ended
 
