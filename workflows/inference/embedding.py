@@ -6,7 +6,6 @@ Knows tokens and vectors. What a model's files say stands in `sentence_files`, w
 from __future__ import annotations
 
 from collections.abc import Hashable
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 import numpy as np
@@ -20,7 +19,8 @@ from workflows.inference.padding import ENCODER_ON_CPU, ENCODER_ON_GPU, plan_run
 from workflows.inference.pooling import pool, shortened, unit_length
 from workflows.inference.sentence_files import Pooling, read_sentence_settings
 from workflows.inference.torch_device import Dtype
-from workflows.models.local import resolve
+from workflows.models.finding import check_model, model_name, resolve_model
+from workflows.models.sources import ModelSources
 from workflows.tensors import Array
 from workflows.types import Embed, Embedding
 
@@ -40,8 +40,10 @@ class EmbeddingWorkflow(BaseInferenceWorkflow[Embed, Embedding]):
 
     Args:
         model: Directory with config.json, a tokenizer, safetensors weights and, where there are, sentence-transformers'
-            own files, which say how vectors are made.
+            own files, which say how vectors are made; or an id where `root` is None, for example
+            `huggingface/sentence-transformers/all-MiniLM-L6-v2`; see `workflows.models.finding.resolve_model`.
         root: Where models lie: a directory, or `package:name` for an installed Python package.
+        sources: Where models come from, or a file that says it; see `workflows.models.sources`.
         max_tokens: Longest text; None takes what the files say. Longer ones are refused, unless `truncate`.
         truncate: Read the first `max_tokens` tokens of a longer text instead of refusing it.
         pooling: How token vectors become one; None takes what the files say, or else `mean`.
@@ -61,6 +63,7 @@ class EmbeddingWorkflow(BaseInferenceWorkflow[Embed, Embedding]):
         model: str,
         *,
         root: str | None = None,
+        sources: ModelSources | str | None = None,
         max_tokens: Annotated[int, Field(ge=1)] | None = None,
         truncate: bool = False,
         pooling: Pooling | None = None,
@@ -71,6 +74,7 @@ class EmbeddingWorkflow(BaseInferenceWorkflow[Embed, Embedding]):
     ) -> None:
         self._model_directory = model
         self._root = root
+        self._sources = sources
         self._wanted_tokens = max_tokens
         self._truncate = truncate
         self._wanted_pooling = pooling
@@ -82,14 +86,14 @@ class EmbeddingWorkflow(BaseInferenceWorkflow[Embed, Embedding]):
     # ---- life ------------------------------------------------------------------------------------------------------
 
     def check_files(self) -> None:
-        resolve(self._model_directory, self._root)
+        check_model(self._model_directory, self._root, self._sources)
 
     def do_setup(self) -> None:
         """Open the model. Raises ModelNotFound, InvalidInput naming an option, or WorkflowError."""
         import torch
         import transformers
 
-        directory = resolve(self._model_directory, self._root)
+        directory = resolve_model(self._model_directory, self._root, self._sources)
         settings = read_sentence_settings(directory)
         opened = open_transformer(
             torch, transformers, "AutoModel", settings.transformer, self.resources, self._dtype, self._threads
@@ -173,7 +177,8 @@ class EmbeddingWorkflow(BaseInferenceWorkflow[Embed, Embedding]):
         return sum(cost > end for end in _CLASS_ENDS)
 
     def card(self, name: str, summary: str = "") -> Card:
-        told = {"model": Path(self._model_directory).name, "context_tokens": self._max_tokens}
+        name = model_name(self._model_directory, self._root, self._sources)
+        told = {"model": name, "context_tokens": self._max_tokens}
         return super().card(name, summary).model_copy(update=told)
 
     @property

@@ -11,6 +11,7 @@ from typing import Any
 
 from workflows.errors import ContextTooLong, InvalidInput, WorkflowError
 from workflows.inference.torch_device import Dtype, prepare_device
+from workflows.models.content import RUNS_CODE, kind_of
 from workflows.resources import Resources
 from workflows.types.text import MAX_TOKENS
 
@@ -55,8 +56,7 @@ def open_transformer(
     """
     if not directory.is_dir():
         raise WorkflowError("a transformers model is a directory with config.json and safetensors weights")
-    if not any(directory.glob("*.safetensors")):
-        raise WorkflowError("no safetensors weights here, and others are not loaded: save with save_pretrained() first")
+    _check_weights(directory)
     transformers.utils.logging.disable_progress_bar()
     device = prepare_device(torch, resources, threads)
     format_ = getattr(torch, dtype) if dtype else "auto" if device.type == "cuda" else torch.float32
@@ -73,6 +73,19 @@ def open_transformer(
         raise WorkflowError(f"these weights are not those of an {kind}: parts of it are missing")
     longest = max(map(len, tokenizer.get_vocab()), default=0)
     return LocalTransformer(model.eval().to(device), tokenizer, device, max(longest, _MIN_CHARS_PER_TOKEN))
+
+
+def _check_weights(directory: Path) -> None:
+    """Raises WorkflowError where there are no safetensors weights, or something else under such a name."""
+    weights = list(directory.glob("*.safetensors"))
+    if not weights:
+        raise WorkflowError("no safetensors weights here, and others are not loaded: save with save_pretrained() first")
+    for path in weights:
+        with path.open("rb") as file:
+            kind = kind_of(file)
+        if kind != "safetensors":
+            found = RUNS_CODE.get(kind, "something else")
+            raise WorkflowError(f"{path.name!r} holds no safetensors but {found}, which is never loaded here")
 
 
 def check_text(text: str, param: str, max_chars: int) -> None:

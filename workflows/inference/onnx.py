@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from workflows.errors import ModelNotFound, WorkflowError
+from workflows.errors import InvalidInput, ModelNotFound, WorkflowError
 from workflows.inference.graph_signature import Selection, read_signature
 from workflows.inference.onnx_bfloat16 import givable, has_bfloat16, run_by_values
 from workflows.inference.onnx_file import quantises_by_batch
@@ -29,8 +29,9 @@ from workflows.inference.onnx_runtime import (
 )
 from workflows.inference.onnx_values import named_arrays
 from workflows.inference.tensor_model import TensorModelWorkflow
-from workflows.models.local import locate
+from workflows.models.finding import ONNX_FILES, check_model, resolve_model
 from workflows.models.onnx_graph import check_onnx
+from workflows.models.sources import ModelSources
 from workflows.tensors import Array
 
 if TYPE_CHECKING:
@@ -54,8 +55,11 @@ class ONNXInferenceWorkflow(TensorModelWorkflow):
     came. A graph that quantises with one scale for all rows is never joined unless `batch` is true.
 
     Args:
-        model: Path of the `.onnx` (or `.ort`) file under `root`; see `workflows.models.local.resolve`.
+        model: Path of the `.onnx` (or `.ort`) file under `root`, or an id where `root` is None, for example
+            `huggingface/acme/digits:model.onnx`; see `workflows.models.finding.resolve_model`. An id without files is of
+            a model that has a single graph, or one that is called `model.onnx`.
         root: A directory or `package:name`; None is the working directory.
+        sources: Where models come from, or a file that says it; see `workflows.models.sources`.
         outputs: What a request gets that does not say; None is all.
         batch: Whether requests may be joined along the leading axis. None finds out in the warm-up.
         providers: onnxruntime's execution providers, best first; None is CUDA where `resources` has a GPU. CPU is added.
@@ -81,6 +85,7 @@ class ONNXInferenceWorkflow(TensorModelWorkflow):
         model: str,
         *,
         root: str | None = None,
+        sources: ModelSources | str | None = None,
         outputs: Annotated[list[str], Field(min_length=1)] | None = None,
         batch: bool | None = None,
         providers: list[str] | None = None,
@@ -106,6 +111,7 @@ class ONNXInferenceWorkflow(TensorModelWorkflow):
         )
         self._model = model
         self._root = root
+        self._sources = sources
         self._wanted_providers = providers
         self._choices = SessionChoices(
             threads=threads,
@@ -120,14 +126,17 @@ class ONNXInferenceWorkflow(TensorModelWorkflow):
     # ---- life ------------------------------------------------------------------------------------------------------
 
     def check_files(self) -> None:
-        _model_file(self._model, self._root)
+        place = check_model(self._model, self._root, self._sources)
+        if place is not None:
+            _graph_file(place, self._model[:64])
 
     def do_setup(self) -> None:
-        """Load the graph. Raises ModelNotFound, or InvalidInput naming the option that does not fit machine or model."""
+        """Load the graph, from where `sources` says. Raises what `resolve_model` does, or InvalidInput naming the option
+        that does not fit machine or model."""
         import onnxruntime
 
-        path = _model_file(self._model, self._root)
-        check_onnx(Path(path), self._model[:64])
+        path = _graph_file(resolve_model(self._model, self._root, self._sources, ONNX_FILES), self._model[:64])
+        check_onnx(path, self._model[:64])
         providers = choose_providers(self.resources, onnxruntime.get_available_providers(), self._wanted_providers)
         options = session_options_of(onnxruntime, self._choices, self.resources)
         try:
@@ -141,7 +150,7 @@ class ONNXInferenceWorkflow(TensorModelWorkflow):
             log.warning("model %s: a GPU was given, but this onnxruntime has no CUDA: running on CPU", self._model)
         self._quiet = onnxruntime.RunOptions()
         self._quiet.log_severity_level = 4  # a refused input is the caller's to hear of, not the log's
-        self._by_batch = quantises_by_batch(path)
+        self._by_batch = quantises_by_batch(str(path))
         self._session = session
         graph = read_signature(session.get_inputs(), session.get_outputs(), session.get_overridable_initializers())
         self._values = onnxruntime if has_bfloat16(graph) else None
@@ -174,8 +183,16 @@ class ONNXInferenceWorkflow(TensorModelWorkflow):
         return sizes + "turn warm_up off"
 
 
-def _model_file(model: str, root: str | None) -> str:
-    path: Path = locate(model, root)
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ModelNotFound(f"model {model[:64]!r} is not a regular file")
-    return str(path)
+def _graph_file(place: Path, name: str) -> Path:
+    """The file with the graph: `place` itself, or the one in this directory that can be meant."""
+    if place.is_dir():
+        graphs = sorted(path for path in place.rglob("*.onnx") if path.is_file())
+        if not graphs:
+            raise ModelNotFound(f"model {name!r} has no graph")
+        called = [path for path in graphs if path.name == "model.onnx"]
+        if len(graphs) != 1 and len(called) != 1:
+            raise InvalidInput(f"{name!r} has {len(graphs)} graphs: name the file after a colon", param="model")
+        return (called if len(called) == 1 else graphs)[0]
+    if not stat.S_ISREG(place.stat().st_mode):
+        raise ModelNotFound(f"model {name!r} is not a regular file")
+    return place

@@ -21,7 +21,8 @@ from workflows.inference.torch_device import Dtype, prepare_device
 from workflows.inference.torch_files import checked_pin, read_program, read_weights
 from workflows.inference.torch_loading import Program, from_class, from_exported, from_torchscript
 from workflows.inference.torch_values import check_dtype, named_outputs, to_arrays, to_tensors
-from workflows.models.local import resolve
+from workflows.models.finding import check_model, resolve_model
+from workflows.models.sources import ModelSources, sources_of
 from workflows.tensors import DTYPES, Array, dtype_name
 from workflows.types import Tensors
 
@@ -43,10 +44,12 @@ class TorchInferenceWorkflow(TensorModelWorkflow):
     Args:
         module: `package.module:ClassName` of a `torch.nn.Module`.
         module_options: Its constructor's keyword arguments.
-        weights: Its state dict as a safetensors file under `root`.
-        model: A TorchScript file or torch.export program under `root`. Both run code when they are loaded, so `sha256`
-            is required.
+        weights: Its state dict as a safetensors file under `root`, or an id where `root` is None, for example
+            `huggingface/acme/digits:model.safetensors`; see `workflows.models.finding.resolve_model`.
+        model: A TorchScript file or torch.export program, likewise. Both run code when they are loaded, so `sha256` is
+            required, or the hash is one of the sources' `code_sha256`.
         root: A directory or `package:name`; None is the working directory.
+        sources: Where models come from, or a file that says it; see `workflows.models.sources`.
         sha256: The file's hash: nothing else is loaded.
         inputs: Name, dtype and shape (-1 is free) of every input, against which requests are checked before the model
             runs. A torch.export program brings its own.
@@ -74,6 +77,7 @@ class TorchInferenceWorkflow(TensorModelWorkflow):
         weights: str | None = None,
         model: str | None = None,
         root: str | None = None,
+        sources: ModelSources | str | None = None,
         sha256: str | None = None,
         inputs: list[TensorSpec] | None = None,
         input_names: list[str] | None = None,
@@ -95,6 +99,7 @@ class TorchInferenceWorkflow(TensorModelWorkflow):
         self._module_options = dict(module_options or {})
         self._file = model or weights or ""
         self._root = root
+        self._sources = sources
         self._pin = checked_pin(sha256)
         self._specs = None if inputs is None else [TensorSpec.model_validate(spec) for spec in inputs]
         self._input_names = None if input_names is None else tuple(input_names)
@@ -106,7 +111,7 @@ class TorchInferenceWorkflow(TensorModelWorkflow):
     # ---- life ------------------------------------------------------------------------------------------------------
 
     def check_files(self) -> None:
-        resolve(self._file, self._root)
+        check_model(self._file, self._root, self._sources)
 
     def do_setup(self) -> None:
         """Load the model. Raises ModelNotFound, InvalidInput naming the option that is wrong, or WorkflowError."""
@@ -116,12 +121,12 @@ class TorchInferenceWorkflow(TensorModelWorkflow):
 
         self._torch = torch
         self._device = prepare_device(torch, self.resources, self._threads)
-        path = resolve(self._file, self._root)
+        path = resolve_model(self._file, self._root, self._sources)
         if self._module is not None:
             content = read_weights(path, self._pin)
             loaded = self._placed(from_class(torch, safetensors.torch, self._module, self._module_options, content))
         else:
-            kind, content = read_program(path, self._pin)
+            kind, content = read_program(path, self._pin, sources_of(self._sources).code_sha256)
             if kind == "torchscript":
                 loaded = self._placed(from_torchscript(torch, content))
             else:

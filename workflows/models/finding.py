@@ -18,7 +18,7 @@ from workflows.models.sources import LOCAL, ModelSources, sources_of
 if TYPE_CHECKING:
     from workflows.models.store import ModelStore
 
-__all__ = ["ONNX_FILES", "TRANSFORMERS_FILES", "check_model", "model_ref", "resolve_model", "store_of"]
+__all__ = ["ONNX_FILES", "TRANSFORMERS_FILES", "check_model", "model_name", "model_ref", "resolve_model", "store_of"]
 
 # What is downloaded of a model whose id names no files.
 ONNX_FILES: Final = ("*.onnx", "*.onnx_data", "*.onnx.data")
@@ -50,18 +50,22 @@ def resolve_model(
     return locate(model, root) if ref is None else store_of(said).fetch(ref, wanted)
 
 
-def check_model(model: str | Path, root: str | Path | None = None, sources: ModelSources | str | None = None) -> None:
-    """Raise WorkflowError for a path that is not there, or an id that can never be loaded. Downloads nothing."""
+def check_model(
+    model: str | Path, root: str | Path | None = None, sources: ModelSources | str | None = None
+) -> Path | None:
+    """Raise WorkflowError for a path that is not there, or an id that can never be loaded. Downloads nothing.
+
+    Returns: where the model lies, if it is on this machine anyway.
+    """
     said = sources_of(sources)
     ref = model_ref(model, root, said)
     if ref is None:
-        locate(model, root)
-    elif said.lock is not None:
+        return locate(model, root)
+    if said.lock is not None:
         models = ModelsLock.read(said.lock.expanduser()).models
         if str(ref) not in models and str(ref.model) not in models:
             raise ModelNotFound("the model is not in models.lock")
-    elif ref.storage == LOCAL:
-        store_of(said).fetch(ref)
+    return store_of(said).fetch(ref, ("*",)) if ref.storage == LOCAL else None
 
 
 def model_ref(model: str | Path, root: str | Path | None, sources: ModelSources) -> ModelRef | None:
@@ -72,6 +76,12 @@ def model_ref(model: str | Path, root: str | Path | None, sources: ModelSources)
     if not ref.files and not sources.lists(ref.storage):
         raise InvalidInput("this storage cannot list a model's files: name them after a colon", param="model")
     return ref
+
+
+def model_name(model: str, root: str | Path | None, sources: ModelSources | str | None) -> str:
+    """What callers may know of a model: its id, or the last part of its path."""
+    ref = model_ref(model, root, sources_of(sources))
+    return Path(model).name if ref is None else str(ref)
 
 
 def store_of(sources: ModelSources) -> ModelStore:

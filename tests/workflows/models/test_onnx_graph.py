@@ -12,33 +12,12 @@ import onnx
 import onnxruntime
 import pytest
 
+from tests.workflows.models.graphs import model, tensor
 from tests.workflows.models.payloads import Canary
 from workflows.errors import InvalidInput
 from workflows.models.onnx_graph import check_onnx
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-def tensor(location: str | None, **more: str) -> onnx.TensorProto:
-    made = onnx.numpy_helper.from_array(np.arange(4, dtype=np.float32), "w")
-    if location is not None:
-        made.ClearField("raw_data")
-        made.data_location = onnx.TensorProto.EXTERNAL
-        for key, value in {"location": location, **more}.items():
-            made.external_data.add(key=key, value=value)
-    return made
-
-
-def model(*weights: onnx.TensorProto, node: onnx.NodeProto | None = None) -> onnx.ModelProto:
-    value = onnx.helper.make_tensor_value_info
-    graph = onnx.helper.make_graph(
-        [node or onnx.helper.make_node("Add", ["x", "w"], ["y"])],
-        "g",
-        [value("x", onnx.TensorProto.FLOAT, [4])],
-        [value("y", onnx.TensorProto.FLOAT, [4])],
-        list(weights),
-    )
-    return onnx.helper.make_model(graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid("", 21)])
 
 
 def write(folder: Path, made: onnx.ModelProto) -> Path:
