@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from typing import Any, Final
 
 import numpy as np
+from pydantic import BaseModel
 
 from deployments.router.keys import Keys
 from tests.router.router_front import Front, ScriptedClient
@@ -14,7 +15,7 @@ from workflows.context import CallContext
 from workflows.errors import ContextTooLong, ReplicaLost
 from workflows.types import Embed, Generate
 
-__all__ = ["CHAT", "EMBED", "TEXT", "House", "events", "token"]
+__all__ = ["CHAT", "EMBED", "TEXT", "House", "events", "exact", "token"]
 
 CHAT: Final = "/v1/chat/completions"
 TEXT: Final = "/v1/completions"
@@ -91,3 +92,19 @@ def events(text: str) -> list[Any]:
     *found, mark, nothing = text.split("\n\n")
     assert (mark, nothing) == ("data: [DONE]", "")
     return [json.loads(event.removeprefix("data: ")) for event in found]
+
+
+def exact(kind: type[BaseModel], value: Any) -> Any:
+    """A value as the official client's type, which has a name for each of its fields, and takes it as it is."""
+    found = kind.model_validate_json(json.dumps(value), strict=True)
+    _nothing_unknown(found)
+    return found
+
+
+def _nothing_unknown(value: Any) -> None:
+    if isinstance(value, BaseModel):
+        assert not value.model_extra, value
+        value = [getattr(value, name) for name in type(value).model_fields]
+    if isinstance(value, list):
+        for part in value:
+            _nothing_unknown(part)

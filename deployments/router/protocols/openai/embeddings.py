@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from copy import copy
 from typing import Any
 
 import numpy as np
 
 from deployments.router.asking import Workflows
 from deployments.router.directory import Entry
-from deployments.router.protocols.openai.generation import as_asked, chosen
+from deployments.router.protocols.openai.generation import ask_for_all, chosen
 from deployments.router.protocols.openai.requests import EMBEDDINGS_REFUSED, EmbeddingsRequest, Source, read
 from deployments.router.request import Reply, Request, json_reply
-from workflows.errors import BadOutput, InvalidInput, WorkflowError
+from workflows.errors import BadOutput, InvalidInput
 from workflows.tensors import Array
 
 __all__ = ["embeddings"]
@@ -25,35 +24,17 @@ async def embeddings(workflows: Workflows, request: Request, body: Any, entry: E
     asked = read(EmbeddingsRequest, body, EMBEDDINGS_REFUSED)
     most = request.limits.max_batch_items
     if len(asked.input) > most:
-        raise InvalidInput(f"input: more than {most} in one request", param="input")
+        raise InvalidInput(f"input: no more than {most} in one request", param="input")
     entry = chosen(workflows, request, asked.model, entry, "embed")
     more: dict[str, Any] = {} if asked.dimensions is None else {"dimensions": asked.dimensions}
     inputs = [{**_text(source), **more} for source in asked.input]
-    if len(inputs) == 1:
-        try:
-            outputs: Sequence[Any] = [await workflows.ask(request, entry, inputs[0])]
-        except WorkflowError as error:
-            raise as_asked(error) from error.__cause__
-    else:
-        outputs = _all_of(await workflows.ask_all(request, entry, inputs))
+    outputs = await ask_for_all(workflows, request, entry, inputs)
     model = entry.known_as if asked.model is None else asked.model
     return json_reply(_told(outputs, model, as_base64=asked.encoding_format == "base64"))
 
 
 def _text(source: Source) -> dict[str, Any]:
     return {"text": source} if isinstance(source, str) else {"tokens": source}
-
-
-def _all_of(outcomes: Sequence[Any | WorkflowError]) -> Sequence[Any]:
-    """The outputs, if all are; raises the first error, which says whose it is."""
-    for index, outcome in enumerate(outcomes):
-        if isinstance(outcome, WorkflowError):
-            error = as_asked(outcome)
-            if error.param == "input":
-                error = copy(error)
-                error.message = f"input {index}: {error.message}"
-            raise error
-    return outcomes
 
 
 def _told(outputs: Sequence[Any], model: str, *, as_base64: bool) -> dict[str, Any]:

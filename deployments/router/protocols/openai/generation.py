@@ -23,7 +23,7 @@ from deployments.router.request import Reply, Request, json_reply
 from deployments.router.sse import json_event, send_events
 from workflows.errors import BadOutput, InvalidInput, ModelNotFound, Unsupported, WorkflowError
 
-__all__ = ["Answers", "answer", "as_asked", "chosen", "chosen_to_write", "inputs_of", "sampling_of"]
+__all__ = ["Answers", "answer", "ask_for_all", "chosen", "chosen_to_write", "inputs_of", "sampling_of"]
 
 SEEDS: Final = 1 << 63
 _AS_THEY_ARE: Final = (
@@ -48,6 +48,8 @@ _OTHER_NAMES: Final[Mapping[str, str]] = {
     "top_logprobs": "logprobs",
 }
 """What workflows call by another name than OpenAI's clients."""
+_LISTS: Final = frozenset({"input", "prompt"})
+"""Fields that may hold several texts."""
 
 
 def chosen(workflows: Workflows, request: Request, model: str | None, entry: Entry | None, kind: str) -> Entry:
@@ -65,13 +67,15 @@ def chosen(workflows: Workflows, request: Request, model: str | None, entry: Ent
             raise
     found = workflows.card(entry).kind
     if found != kind:
-        raise Unsupported(f"this model takes {found} inputs, and a model of kind {kind} is needed", param="model")
+        raise Unsupported(f"model: this model takes {found} inputs, and one of kind {kind} is needed", param="model")
     return entry
 
 
 def chosen_to_write(workflows: Workflows, request: Request, asked: GenerationRequest, entry: Entry | None) -> Entry:
     """The same for a model that generates; what belongs to one conversation goes where that was before."""
-    named = asked.prompt_cache_key or asked.user
+    named = asked.prompt_cache_key
+    if named is None and b"x-conversation-id" not in request.headers:  # which says more than who somebody is
+        named = asked.user
     if named:  # what it is called within the system: short, of this caller alone, and no name of anybody
         request.session = blake2b(f"{request.key.id}\n{named}".encode(), digest_size=16).hexdigest()
     return chosen(workflows, request, asked.model, entry, "generate")
@@ -95,7 +99,8 @@ def inputs_of(
     """The workflow's inputs: of every prompt one for each answer, side by side. Raises InvalidInput for more than `most`."""
     samples = asked.n or 1
     if len(prompts) * samples > most:
-        raise InvalidInput(f"more than {most} answers in one request", param="n" if samples > 1 else "prompt")
+        param = "n" if samples > 1 else "prompt"
+        raise InvalidInput(f"{param}: no more than {most} answers in one request", param=param)
     more: dict[str, Any] = {}
     if asked.include_stop_str_in_output:
         more["include_stop"] = True
@@ -107,13 +112,15 @@ def inputs_of(
     return [{**prompt, **more, "sampling": each} for prompt in prompts for each in of_each]
 
 
-def as_asked(error: WorkflowError) -> WorkflowError:
-    """A workflow's error, with the field called as the caller knows it."""
+def _as_asked(error: WorkflowError, member: int | None = None) -> WorkflowError:
+    """A workflow's error, with the field called as the caller knows it; of a list of texts also which one it is about."""
     if error.param is None:
         return error
     param = error.param.removeprefix("sampling.")
     renamed = copy(error)
     renamed.param = _OTHER_NAMES.get(param, param)
+    if member is not None and renamed.param in _LISTS:
+        renamed.message = f"{renamed.param} {member}: {error.message}"
     return renamed
 
 
@@ -215,17 +222,23 @@ async def answer(
         return None
     if asked.stream_options is not None:
         raise InvalidInput("stream_options: only a stream has them", param="stream_options")
+    return json_reply(answers.whole(await ask_for_all(workflows, request, entry, inputs, asked.n or 1)))
+
+
+async def ask_for_all(
+    workflows: Workflows, request: Request, entry: Entry, inputs: Sequence[Any], samples: int = 1
+) -> Sequence[Any]:
+    """The outputs for all inputs, or the first error. `samples`: how many inputs each text has, side by side."""
+    if len(inputs) > 1:
+        outcomes = await workflows.ask_all(request, entry, inputs)
+        for index, outcome in enumerate(outcomes):
+            if isinstance(outcome, WorkflowError):
+                raise _as_asked(outcome, index // samples if len(inputs) > samples else None)
+        return outcomes
     try:
-        if len(inputs) == 1:
-            outcomes = [await workflows.ask(request, entry, inputs[0])]
-        else:
-            outcomes = await workflows.ask_all(request, entry, inputs)
-            for outcome in outcomes:
-                if isinstance(outcome, WorkflowError):
-                    raise outcome
+        return [await workflows.ask(request, entry, inputs[0])]
     except WorkflowError as error:
-        raise as_asked(error) from error.__cause__
-    return json_reply(answers.whole(outcomes))
+        raise _as_asked(error) from error.__cause__
 
 
 async def _stream(
@@ -248,7 +261,7 @@ async def _events(groups: AsyncGenerator[list[tuple[int, Any]]], answers: Answer
             async for group in groups:
                 yield [answers.events(group)]
     except WorkflowError as error:
-        raise as_asked(error) from error.__cause__
+        raise _as_asked(error) from error.__cause__
     if last := answers.last_event():
         yield [last]
 
