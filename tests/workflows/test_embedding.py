@@ -194,3 +194,10 @@ def test_minilm_gives_the_vectors_that_sentence_transformers_gives() -> None:
     together = np.stack(vectors)
     np.testing.assert_allclose(together @ together.T, similarities, atol=2e-5)
     np.testing.assert_allclose(together[:3, :3], beginnings, atol=2e-5)
+
+
+def test_the_card_has_the_name_of_its_deployment_and_that_of_its_model(tiny: EmbeddingWorkflow) -> None:
+    card = tiny.card("search", "Finds.")
+    assert (card.name, card.known_as, card.summary) == ("search", "search", "Finds.")
+    assert card.context_tokens == 40
+    assert card.model

@@ -177,8 +177,8 @@ class EmbeddingWorkflow(BaseInferenceWorkflow[Embed, Embedding]):
         return sum(cost > end for end in _CLASS_ENDS)
 
     def card(self, name: str, summary: str = "") -> Card:
-        name = model_name(self._model_directory, self._root, self._sources)
-        told = {"model": name, "context_tokens": self._max_tokens}
+        model = model_name(self._model_directory, self._root, self._sources)
+        told = {"model": model, "context_tokens": self._max_tokens}
         return super().card(name, summary).model_copy(update=told)
 
     @property
