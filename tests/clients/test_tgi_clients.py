@@ -11,6 +11,7 @@ from huggingface_hub import AsyncInferenceClient, InferenceClient
 from huggingface_hub import errors as hub_errors
 from text_generation import AsyncClient, Client
 from text_generation import errors as tgi_errors
+from text_generation.types import Message
 
 from deployments.config import RouterArgs
 from deployments.router.keys import Keys, mint_key
@@ -148,6 +149,20 @@ def test_text_generation_finds_only_what_its_key_covers() -> None:
                 Client(f"{url}/{name}", headers).generate("eight")
 
 
+@old_pydantic
+@pytest.mark.parametrize("path", ["/tgi/words"])
+async def test_text_generation_chats(words: System, path: str) -> None:
+    url, messages = f"http://{words.http}{path}", [Message(role="user", content="seven")]
+    for said in (
+        Client(url).chat(messages, max_tokens=2, seed=1, temperature=0.5),
+        await AsyncClient(url).chat(messages, max_tokens=2, seed=1, temperature=0.5),
+    ):
+        assert said.choices[0].message.content == " eight nine"
+        assert (said.choices[0].finish_reason, said.usage["completion_tokens"]) == ("length", 2)
+    with pytest.raises(tgi_errors.OverloadedError, match="full"):
+        Client(url).chat([Message(role="user", content="full")])
+
+
 # ---- huggingface_hub ----------------------------------------------------------------------------------------------------
 
 
@@ -268,6 +283,23 @@ async def test_inference_client_hears_of_a_stream_that_breaks(words: System) -> 
         assert [await anext(stream) for _ in heard] == heard
         with pytest.raises(hub_errors.GenerationError, match="it broke"):
             await anext(stream)
+    client.close()
+
+
+async def test_inference_client_chats(words: System) -> None:
+    url, messages = f"http://{words.http}/tgi/words", [{"role": "user", "content": "seven"}]
+    client = InferenceClient(url)
+    said = client.chat_completion(messages, max_tokens=2)
+    assert (said.choices[0].message.content, said.choices[0].finish_reason) == (" eight nine", "length")
+    pieces = list(client.chat_completion(messages, stream=True))
+    async with AsyncInferenceClient(url) as other:
+        assert await other.chat_completion(messages, max_tokens=2, seed=1) is not None
+        streamed = [piece async for piece in await other.chat_completion(messages, stream=True)]
+    for heard in (pieces, streamed):
+        assert "".join(piece.choices[0].delta.content or "" for piece in heard) == " eight nine"
+        assert heard[-1].choices[0].finish_reason == "stop"
+    with pytest.raises(hub_errors.GenerationError, match="it broke"):
+        list(client.chat_completion([{"role": "user", "content": "break"}], stream=True))
     client.close()
 
 

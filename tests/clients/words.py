@@ -25,9 +25,10 @@ class Words(BaseInferenceWorkflow[Generate, Generated, TextChunk]):
     """Counts from the number after the prompt's last word to nine, and ends; each word is one token."""
 
     def do_preprocessing(self, input_data: Generate) -> Generate:
-        if input_data.prompt in _REFUSALS:
-            raise _REFUSALS[input_data.prompt]
-        return input_data
+        prompt = input_data.messages[-1].content if input_data.messages else input_data.prompt
+        if prompt in _REFUSALS:
+            raise _REFUSALS[prompt]
+        return input_data.model_copy(update={"prompt": prompt})
 
     def do_stream(self, preprocessed_data: Generate) -> Generator[TextChunk]:
         sampling = preprocessed_data.sampling

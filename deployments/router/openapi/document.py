@@ -40,13 +40,14 @@ def document(entries: Iterable[Entry], *, keyed: bool, tgi_at_root: bool) -> Jso
     listed = list(entries)
     names = [entry.name for entry in listed]
     writing = [entry.name for entry in listed if entry.card is not None and entry.card.kind == "generate"]
+    openai = openai_schemas(listed)
     schemas = {
         **native_schemas(),
         **open_inference_schemas(),
         **repository_schemas(),
         **statistics_schemas(),
-        **tgi_schemas(),
-        **openai_schemas(listed),
+        **openai,
+        **tgi_schemas(openai),
     }
     paths = {
         **native_paths(names),

@@ -40,6 +40,10 @@ def tgi_paths(names: Sequence[str]) -> Json:
         f"{base}/": {"post": _compat("tgiCompatSlash", params)},
         **_paths("tgi", base, params),
         f"{base}/health": {"get": health},
+        f"{base}/v1/chat/completions": {
+            "post": _openai("Chat", "What the assistant says next", "ChatCompletion", params)
+        },
+        f"{base}/v1/completions": {"post": _openai("Complete", "How texts go on", "Completion", params)},
     }
 
 
@@ -87,6 +91,16 @@ def _compat(operation: str, params: list[Json]) -> Json:
     return _with_own_errors(post)
 
 
+def _openai(operation: str, summary: str, name: str, params: list[Json]) -> Json:
+    """OpenAI's requests and answers, with this protocol's errors; `model` may be anything."""
+    end: Any = {"end": "at last `data: [DONE]`", "mark": "[DONE]"}
+    said = (f"tgi{operation}", TAG, summary, ref(f"Tgi{name}Request"))
+    post = post_operation(*said, ref(name), params, ERROR)
+    stream = stream_operation(*said, ref(f"{name}Chunk"), params, ERROR, **end)
+    post["responses"]["200"]["content"] |= stream["responses"]["200"]["content"]
+    return _with_own_errors(post)
+
+
 def _with_own_errors(operation: Json) -> Json:
     operation["responses"] |= errors(_OWN_ERRORS, ERROR)
     return operation
@@ -113,7 +127,8 @@ def _asked(stream: Json) -> Json:
 # ---- schemas -----------------------------------------------------------------------------------------------------------
 
 
-def tgi_schemas() -> Json:
+def tgi_schemas(openai: Json) -> Json:
+    """`openai`: the schemas of that protocol."""
     token = _token()
     tokens: Json = {"type": "array", "items": token}
     ended: Json = {
@@ -141,7 +156,12 @@ def tgi_schemas() -> Json:
         ),
         "TgiEvent": closed(event, [name for name in event if name != "top_tokens"]),
         "TgiInfo": _info(),
+        **{f"Tgi{name}": _without_model(openai[name]) for name in ("ChatCompletionRequest", "CompletionRequest")},
     }
+
+
+def _without_model(request: Json) -> Json:
+    return {**request, "required": [name for name in request["required"] if name != "model"]}
 
 
 def _parameters() -> Json:

@@ -7,6 +7,8 @@ from typing import Any, Final
 
 from deployments.router.asking import Workflows
 from deployments.router.directory import Entry
+from deployments.router.protocols.openai.chat import chat_completions
+from deployments.router.protocols.openai.completions import completions
 from deployments.router.protocols.tables import TGI
 from deployments.router.protocols.tgi.answers import Telling, whole_answer
 from deployments.router.protocols.tgi.info import model_info
@@ -23,7 +25,7 @@ _NO_MARK: Final = b""
 
 
 def routes(workflows: Workflows) -> list[Route]:
-    """What this protocol adds to the router for every workflow."""
+    """What this protocol adds to the router for every workflow; OpenAI's routes among it are at the root anyway."""
 
     def find(request: Request) -> Entry:
         return workflows.find(request, request.params[0])
@@ -31,11 +33,21 @@ def routes(workflows: Workflows) -> list[Route]:
     async def health(request: Request) -> Reply:
         return _health(well=find(request).state == "ready")
 
+    async def chat(request: Request) -> Reply | None:
+        body = await request.json()
+        return await chat_completions(workflows, request, body, find(request))
+
+    async def text(request: Request) -> Reply | None:
+        body = await request.json()
+        return await completions(workflows, request, body, find(request))
+
     base = "/tgi/{name}"
     return [
         *_routes(workflows, base, base, find),
         *_routes(workflows, f"{base}/", base, find)[:1],
         Route("GET", f"{base}/health", health, PROTOCOL),
+        Route("POST", f"{base}/v1/chat/completions", chat, PROTOCOL, body="json"),
+        Route("POST", f"{base}/v1/completions", text, PROTOCOL, body="json"),
     ]
 
 
