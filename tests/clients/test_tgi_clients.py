@@ -150,9 +150,8 @@ def test_text_generation_finds_only_what_its_key_covers() -> None:
 
 
 @old_pydantic
-@pytest.mark.parametrize("path", ["/tgi/words"])
-async def test_text_generation_chats(words: System, path: str) -> None:
-    url, messages = f"http://{words.http}{path}", [Message(role="user", content="seven")]
+async def test_text_generation_chats(words: System) -> None:
+    url, messages = f"http://{words.http}/tgi/words", [Message(role="user", content="seven")]
     for said in (
         Client(url).chat(messages, max_tokens=2, seed=1, temperature=0.5),
         await AsyncClient(url).chat(messages, max_tokens=2, seed=1, temperature=0.5),

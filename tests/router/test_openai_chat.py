@@ -15,6 +15,7 @@ from deployments.router.edge import Edge
 from deployments.router.keys import Keys, mint_key
 from deployments.router.metrics import Metrics
 from deployments.router.protocols.openai.chat import chat_completions
+from deployments.router.protocols.openai.generation import FINGERPRINT
 from deployments.router.protocols.tables import NATIVE
 from deployments.router.request import Protocol, Reply, Request, Route
 from tests.router.openai_house import CHAT, House, events, exact, token
@@ -38,7 +39,7 @@ async def test_a_whole_answer() -> None:
     assert body == {
         "object": "chat.completion",
         "model": "org/gpt",
-        "system_fingerprint": None,
+        "system_fingerprint": FINGERPRINT,
         "choices": [
             {
                 "index": 0,

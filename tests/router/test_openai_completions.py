@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from openai.types import Completion
 
+from deployments.router.protocols.openai.generation import FINGERPRINT
 from tests.router.openai_house import TEXT, House, exact, token
 from tests.router.router_front import ScriptedClient
 from workflows.context import CallContext
@@ -21,7 +22,7 @@ async def test_a_whole_answer() -> None:
     assert body == {
         "object": "text_completion",
         "model": "gpt",
-        "system_fingerprint": None,
+        "system_fingerprint": FINGERPRINT,
         "choices": [{"index": 0, "text": "ab", "logprobs": None, "finish_reason": "stop"}],
         "usage": {
             "prompt_tokens": 2,

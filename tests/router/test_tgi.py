@@ -225,6 +225,35 @@ async def test_whoever_leaves_a_stream_ends_it() -> None:
     assert (front.lines.last["status"], front.lines.last["code"]) == (200, "cancelled")
 
 
+# ---- OpenAI's routes for the workflow in the path -----------------------------------------------------------------------
+
+
+async def test_chat_and_text_completions_are_openais_whatever_model_they_name() -> None:
+    model = Model([chunk("a", token(1, "a"), finish_reason="length")])
+    front = house(model)
+    turn = {"role": "user", "content": "hi"}
+    for said in ({}, {"model": "tgi"}, {"model": None}):
+        chat = (await front.post("/tgi/m/v1/chat/completions", {"messages": [turn], **said})).json()
+        assert (chat["object"], chat["choices"][0]["message"]["content"]) == ("chat.completion", "a")
+        text = (await front.post("/tgi/m/v1/completions", {"prompt": "hi", **said})).json()
+        assert (text["object"], text["choices"][0]["text"]) == ("text_completion", "a")
+    assert model.seen[0]["messages"] == [turn]
+    streamed = await front.post("/tgi/m/v1/chat/completions", {"messages": [turn], "stream": True})
+    assert streamed.text.endswith("data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+async def test_their_errors_are_this_protocols(path: str) -> None:
+    front = house(Model([chunk("a")], [chunk("b", finish_reason="length")]))
+    refused = await front.post(f"/tgi/m{path}", {"messages": [], "prompt": []})
+    assert (refused.status_code, refused.json()["error_type"]) == (422, "validation")
+    assert (await front.post(f"/tgi/none{path}", {})).json()["error_type"] == "not_found"
+    body = {"messages": [{"role": "user", "content": "break"}], "prompt": "break", "stream": True}
+    answer = await front.post(f"/tgi/m{path}", body)
+    last = events(answer.text)[-1]
+    assert last == {"error": "the replica that held this request is gone", "error_type": "overloaded"}
+
+
 # ---- the model, and the root --------------------------------------------------------------------------------------------
 
 

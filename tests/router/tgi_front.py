@@ -44,8 +44,9 @@ class Model:
 
     async def _pieces(self, input_data: Any) -> AsyncGenerator[list[Any]]:
         self.seen.append(input_data)
+        said = input_data["messages"][-1]["content"] if "messages" in input_data else input_data["prompt"]
         for group in self.groups:
-            if input_data["prompt"] == "break" and group is self.groups[-1]:
+            if said == "break" and group is self.groups[-1]:
                 raise ReplicaLost(may_have_run=True)
             yield group
 

@@ -131,7 +131,7 @@ def _bare(schema: Any) -> Any:
 def _answers(kind: str, choice: Json, usage: Json) -> Json:
     """`usage`: whether it is there, and in what form."""
     said: Json = {"id": _TEXT, "object": {"const": kind}, "created": _COUNT, "model": _TEXT}
-    said |= {"system_fingerprint": _NOTHING, "choices": {"type": "array", "items": choice}}
+    said |= {"system_fingerprint": _TEXT, "choices": {"type": "array", "items": choice}}
     return closed({**said, "usage": usage}, said)
 
 

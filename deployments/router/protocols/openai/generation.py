@@ -18,14 +18,17 @@ from typing import Any, Final
 from deployments.router.asking import Workflows
 from deployments.router.directory import Entry
 from deployments.router.merging import merged
+from deployments.router.protocols.open_inference.metadata import own_version
 from deployments.router.protocols.openai.requests import GenerationRequest
 from deployments.router.request import Reply, Request, json_reply
 from deployments.router.sse import json_event, send_events
 from workflows.errors import BadOutput, InvalidInput, ModelNotFound, Unsupported, WorkflowError
 
-__all__ = ["Answers", "answer", "ask_for_all", "chosen", "chosen_to_write", "inputs_of", "sampling_of"]
+__all__ = ["FINGERPRINT", "Answers", "answer", "ask_for_all", "chosen", "chosen_to_write", "inputs_of", "sampling_of"]
 
 SEEDS: Final = 1 << 63
+FINGERPRINT: Final = f"infernet-serve-{own_version()}"
+"""What the same answer to the same seed depends on; not null, because TGI's own client takes nothing but text."""
 _AS_THEY_ARE: Final = (
     "temperature",
     "frequency_penalty",
@@ -181,7 +184,7 @@ class Answers(ABC):
     def _told(
         self, kind: str, choices: list[dict[str, Any]], usage: dict[str, Any] | None, with_usage: bool = True
     ) -> dict[str, Any]:
-        told = {**self._head, "object": kind, "system_fingerprint": None, "choices": choices}
+        told = {**self._head, "object": kind, "system_fingerprint": FINGERPRINT, "choices": choices}
         if with_usage:
             told["usage"] = usage
         return told
