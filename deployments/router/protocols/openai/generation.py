@@ -12,11 +12,13 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from copy import copy
+from functools import cached_property
 from hashlib import blake2b
 from typing import Any, Final
 
 from deployments.router.asking import Workflows
 from deployments.router.directory import Entry
+from deployments.router.json_body import render_json
 from deployments.router.merging import merged
 from deployments.router.protocols.open_inference.metadata import own_version
 from deployments.router.protocols.openai.requests import GenerationRequest
@@ -174,12 +176,19 @@ class Answers(ABC):
             pieces += self.pieces(index, _checked(chunk))
             if chunk.get("usage") is not None:
                 self._count(index, chunk)
-        told = (self._told(self.kind_of_chunk, [piece], None, self._with_usage) for piece in pieces)
-        return b"".join(map(json_event, told))
+        begin, end = self._around
+        return b"".join([b"data: %b[%b]%b\n\n" % (begin, render_json(piece), end) for piece in pieces])
 
     def last_event(self) -> bytes:
         """What follows the last chunk of all."""
         return json_event(self._told(self.kind_of_chunk, [], self._usage())) if self._with_usage else b""
+
+    @cached_property
+    def _around(self) -> tuple[bytes, bytes]:
+        """What stands around the choices of every event but the last: to render it once is half of what a token costs."""
+        event = render_json(self._told(self.kind_of_chunk, [], None, self._with_usage))
+        begin, _, end = event.rpartition(b"[]")
+        return begin, end
 
     def _told(
         self, kind: str, choices: list[dict[str, Any]], usage: dict[str, Any] | None, with_usage: bool = True
