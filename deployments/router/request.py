@@ -78,7 +78,11 @@ class Request(Caller):
         return await parse_json_aside(self.body if size is None else self.body[:size], self.limits)
 
     async def begin(self, status: int, headers: Headers) -> None:
-        """Send the status line and headers, with the request id among them. Raises Cancelled if the caller has left."""
+        """Send the status line and headers. Raises Cancelled if the caller has left.
+
+        What every answer has is added here, to streams and errors as well: the request id, and whatever else there will be
+        (OpenAI's clients look for `x-ratelimit-*` once there are limits).
+        """
         headers = [*headers, (b"x-request-id", self.id.encode())]
         if (b"connection", b"close") not in headers and (self.unread or self.closing()):
             headers.append((b"connection", b"close"))

@@ -1,4 +1,4 @@
-"""The snippets of the protocol's page, run as they are and over gRPC, print what stands behind them."""
+"""The snippets of the protocols' pages, run as they are (and over gRPC where that is meant), print what they say."""
 
 from __future__ import annotations
 
@@ -9,20 +9,32 @@ import pytest
 
 from tests.clients.system import System
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "open_inference.md"
-SNIPPETS = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGES = ["open_inference.md", "openai.md"]
+SNIPPETS = [
+    (page, snippet)
+    for page in PAGES
+    for snippet in re.findall(r"^```python\n(.*?)^```$", (DOCS / page).read_text(), re.DOTALL | re.MULTILINE)
+]
 
 
 def test_there_are_snippets() -> None:
-    assert SNIPPETS
+    assert {page for page, _ in SNIPPETS} == set(PAGES)
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS)
-def test_a_snippet_prints_what_it_says(system: System, snippet: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("page", "snippet"), SNIPPETS)
+def test_a_snippet_prints_what_it_says(
+    system: System, page: str, snippet: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     said = re.findall(r"print\(.*\)  # (.*)$", snippet, re.MULTILINE)
-    grpc = snippet.replace("tritonclient.http", "tritonclient.grpc").replace("localhost:8000", "localhost:9000")
-    for way in (snippet, grpc):
+    ways = [snippet]
+    if "tritonclient.http" in snippet:
+        ways.append(
+            snippet.replace("tritonclient.http", "tritonclient.grpc").replace("localhost:8000", "localhost:9000")
+        )
+    assert said
+    for way in ways:
         here = way.replace("localhost:8000", system.http).replace("localhost:9000", system.grpc)
         assert here != way
-        exec(compile(here, str(PAGE), "exec"), {})
+        exec(compile(here, page, "exec"), {})
         assert capsys.readouterr().out.splitlines() == said

@@ -48,13 +48,15 @@ def test_a_request_gives_the_answer_shown(command: str, output: str, with_spelli
         assert float(got) == pytest.approx(float(shown), rel=1e-3, abs=1e-3)
 
 
-def test_the_program_with_tritons_client_prints_what_it_says(default_system: Cluster) -> None:
-    (program,) = [block for block in PROGRAM.findall((ROOT / "README.md").read_text()) if "tritonclient" in block]
+@pytest.mark.parametrize("client", ["tritonclient", "openai"])
+def test_a_program_with_somebody_elses_client_prints_what_it_says(client: str, default_system: Cluster) -> None:
+    (program,) = [block for block in PROGRAM.findall((ROOT / "README.md").read_text()) if f" {client}" in block]
     here = program.replace("localhost:9000", f"127.0.0.1:{default_system.grpc_port}")
+    here = here.replace("http://localhost:8000", default_system.url)
     done = subprocess.run(
         [sys.executable, "-c", here], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
     )
-    assert done.stdout.split() == re.findall(r"\)  # (.*)", program)
+    assert [line.strip() for line in done.stdout.splitlines()] == re.findall(r"\)  # (.*)", program)
 
 
 def test_the_readme_shows_requests() -> None:
