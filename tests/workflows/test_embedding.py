@@ -114,6 +114,57 @@ def test_or_cut_where_the_operator_says_so(root: Path) -> None:
     np.testing.assert_array_equal(answer.embedding, cutting.inference({"text": text_of(8)}).embedding)
 
 
+def test_or_from_either_end_where_the_caller_says_so(tiny: EmbeddingWorkflow) -> None:
+    text = f"{text_of(60)} lazy dogs"
+    asked: list[Any] = [
+        {"text": text, "truncate": True},
+        {"text": text, "truncate": True, "truncation_direction": "left"},
+        {"text": text_of(BERT_CONTEXT - 2)},
+        {"text": " ".join(text.split()[-(BERT_CONTEXT - 2) :])},
+        {"tokens": [4, *[5] * BERT_CONTEXT, 6], "truncate": True},
+        {"tokens": [4, *[5] * (BERT_CONTEXT - 1)]},
+        {"tokens": [4, *[5] * BERT_CONTEXT, 6], "truncate": True, "truncation_direction": "left"},
+        {"tokens": [*[5] * (BERT_CONTEXT - 1), 6]},
+    ]
+    right, left, beginning, end, *tokens = map(vector, tiny.inference_batch(asked))
+    for cut, whole in ((right, beginning), (left, end), tokens[:2], tokens[2:]):
+        np.testing.assert_allclose(cut, whole, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(right, left)
+    assert not np.allclose(tokens[0], tokens[2])
+
+
+def test_lengths_are_the_callers_choice(tiny: EmbeddingWorkflow) -> None:
+    asked: list[Any] = [{"text": "a fox", "normalize": wanted} for wanted in (None, True, False)]
+    own, unit, raw = map(vector, tiny.inference_batch(asked))
+    np.testing.assert_allclose(raw, own, rtol=1e-5)
+    np.testing.assert_allclose(unit, raw / np.linalg.norm(raw), rtol=1e-5)
+    assert np.linalg.norm(raw) != pytest.approx(1.0, abs=0.1)
+    cut = tiny.inference({"text": "a fox", "normalize": False, "dimensions": 3}).embedding
+    np.testing.assert_allclose(cut, raw[:3], rtol=1e-5)
+
+
+def test_a_prompt_is_one_of_the_models_own(root: Path) -> None:
+    shutil.copytree(root / "tiny", root / "prompted")
+    said = {"prompts": {"query": "quick brown ", "document": ""}, "default_prompt_name": "query"}
+    (root / "prompted" / "config_sentence_transformers.json").write_text(json.dumps(said))
+    workflow = EmbeddingWorkflow("prompted", root=str(root), threads=1).setup()
+    asked: list[Any] = [
+        {"text": "a fox"},
+        {"text": "a fox", "prompt_name": "query"},
+        {"text": "a fox", "prompt_name": "document"},
+        {"text": "quick brown a fox", "prompt_name": "document"},
+    ]
+    default, query, document, by_hand = map(vector, workflow.inference_batch(asked))
+    np.testing.assert_allclose(default, query)
+    np.testing.assert_allclose(query, by_hand, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(query, document, atol=1e-3)
+    with pytest.raises(InvalidInput, match="no prompt of that name") as caught:
+        workflow.inference({"text": "a", "prompt_name": "other"})
+    assert caught.value.param == "prompt_name"
+    with pytest.raises(InvalidInput, match="prompt_name needs a text"):
+        workflow.inference({"tokens": [1], "prompt_name": "query"})
+
+
 def test_text_that_is_no_unicode_is_refused(tiny: EmbeddingWorkflow) -> None:
     with pytest.raises(InvalidInput) as caught:
         tiny.do_preprocessing(Embed.model_construct(text="a \ud800"))

@@ -47,7 +47,12 @@ def test_the_new_form(tmp_path: Path) -> None:
     }
     settings = read_sentence_settings(write(tmp_path, files))
     assert settings == SentenceSettings(
-        tmp_path / "0_Transformer", "lasttoken", normalize=False, max_tokens=99, prompt="query: "
+        tmp_path / "0_Transformer",
+        "lasttoken",
+        normalize=False,
+        max_tokens=99,
+        prompt="query: ",
+        prompts={"query": "query: "},
     )
 
 

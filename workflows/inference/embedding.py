@@ -5,7 +5,8 @@ Knows tokens and vectors. What a model's files say stands in `sentence_files`, w
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 import numpy as np
@@ -27,6 +28,15 @@ from workflows.types import Embed, Embedding
 __all__ = ["EmbeddingWorkflow"]
 
 Tokens = list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What the model is given, and whether its vector is to have length 1."""
+
+    tokens: Tokens
+    unit: bool
+
 
 # What waits together is answered together: on a CPU, more than this only makes callers wait.
 _CPU_BATCHING: Final = Batching(max_size=64, max_cost=1024)
@@ -112,7 +122,7 @@ class EmbeddingWorkflow(BaseInferenceWorkflow[Embed, Embedding]):
     def do_warm_up(self) -> None:
         """One text as long as any may be: a model that cannot hold it never becomes ready."""
         token = next(iter(self._tokenize("a")), 0)
-        outcome = self.do_run_batch([[token] * self._max_tokens])[0]
+        outcome = self.do_run_batch([_Read([token] * self._max_tokens, unit=self._normalize)])[0]
         if isinstance(outcome, WorkflowError):
             raise outcome
         self._dimensions = len(outcome[0])
@@ -124,26 +134,17 @@ class EmbeddingWorkflow(BaseInferenceWorkflow[Embed, Embedding]):
 
     # ---- requests --------------------------------------------------------------------------------------------------
 
-    def do_preprocessing(self, input_data: Embed) -> Tokens:
-        """Tokenize. Raises InvalidInput for a text that is too long, empty, or no Unicode, and for tokens or dimensions
-        that this model does not have."""
+    def do_preprocessing(self, input_data: Embed) -> _Read:
+        """Tokenize. Raises InvalidInput for a text that is too long, empty, or no Unicode, and for tokens, a prompt or
+        dimensions that this model does not have."""
         if input_data.dimensions is not None and input_data.dimensions > self._dimensions:
             raise InvalidInput(f"the vectors of this model have {self._dimensions} dimensions", param="dimensions")
-        if input_data.text is None:
-            return self._given_tokens(input_data.tokens or [])
-        text = self._settings.prompt + input_data.text
-        if self._truncate:
-            text = text[: self._max_chars]
-        check_text(text, "text", self._max_chars)
-        tokens = self._tokenize(text.lower() if self._settings.lower_case else text)
-        self._check_fits(tokens, "text")
-        if not tokens:
-            raise InvalidInput("the text is empty", param="text")
-        return tokens
+        tokens = self._given_tokens(input_data) if input_data.text is None else self._tokens_of(input_data)
+        return _Read(tokens, self._normalize if input_data.normalize is None else input_data.normalize)
 
-    def do_run_batch(self, batch: list[Tokens]) -> list[tuple[Array, int] | WorkflowError]:
+    def do_run_batch(self, batch: list[_Read]) -> list[tuple[Array, int] | WorkflowError]:
         """Vectors and token counts; texts of like length share a call."""
-        runs = plan_runs([len(tokens) for tokens in batch], self._costs)
+        runs = plan_runs([len(read.tokens) for read in batch], self._costs)
         with self._torch.inference_mode():
             # All calls are issued before the first result is fetched: a GPU works on while we issue the next.
             given = [self._run([batch[place] for place in places]) for places in runs]
@@ -152,13 +153,14 @@ class EmbeddingWorkflow(BaseInferenceWorkflow[Embed, Embedding]):
         for places, part in zip(runs, vectors, strict=True):
             for place, vector in zip(places, part, strict=True):
                 if np.isfinite(vector).all():
-                    outcomes[place] = (vector.copy(), len(batch[place]))
+                    outcomes[place] = (vector.copy(), len(batch[place].tokens))
         return outcomes
 
     def do_postprocessing(self, input_data: Embed, output_data: tuple[Array, int]) -> Embedding:
         vector, tokens = output_data
         if input_data.dimensions is not None:
-            vector = shortened(vector, input_data.dimensions)
+            cut = vector[: input_data.dimensions]
+            vector = cut if input_data.normalize is False else shortened(vector, input_data.dimensions)
         return Embedding.model_construct(embedding=vector, tokens=tokens)
 
     def cost(self, input_data: Embed) -> float:
@@ -189,24 +191,54 @@ class EmbeddingWorkflow(BaseInferenceWorkflow[Embed, Embedding]):
 
     # ---- the model -------------------------------------------------------------------------------------------------
 
-    def _run(self, texts: list[Tokens]) -> Any:
+    def _run(self, texts: Sequence[_Read]) -> Any:
         """One call of the model: a tensor of shape (texts, dimensions) that may still be in the making."""
-        longest = min(self._costs.padded(max(map(len, texts))), self._max_tokens)
+        longest = min(self._costs.padded(max(len(text.tokens) for text in texts)), self._max_tokens)
         ids = np.full((len(texts), longest), self._padding_token, dtype=np.int64)
         mask = np.zeros((len(texts), longest), dtype=np.int64)
-        for row, tokens in enumerate(texts):
-            ids[row, : len(tokens)] = tokens
-            mask[row, : len(tokens)] = 1
+        for row, text in enumerate(texts):
+            ids[row, : len(text.tokens)] = text.tokens
+            mask[row, : len(text.tokens)] = 1
         here = self._torch.from_numpy(mask).to(self._device)
         output = self._model(input_ids=self._torch.from_numpy(ids).to(self._device), attention_mask=here)
         vectors = pool(output.last_hidden_state, here, self._pooling)
-        return unit_length(vectors) if self._normalize else vectors
+        units = {text.unit for text in texts}
+        if units == {False}:
+            return vectors
+        if units == {True}:
+            return unit_length(vectors)
+        wanted = self._torch.tensor([[text.unit] for text in texts], device=self._device)
+        return self._torch.where(wanted, unit_length(vectors), vectors)
 
-    def _given_tokens(self, tokens: Tokens) -> Tokens:
+    def _tokens_of(self, asked: Embed) -> Tokens:
+        """Of a text behind its prompt."""
+        text = self._prompt(asked.prompt_name) + (asked.text or "")
+        from_left = asked.truncation_direction == "left"
+        cuts = self._truncate if asked.truncate is None else asked.truncate
+        if cuts:
+            text = text[-self._max_chars :] if from_left else text[: self._max_chars]
+        check_text(text, "text", self._max_chars)
+        self._tokenizer.truncation_side = asked.truncation_direction
+        tokens = self._tokenize(text.lower() if self._settings.lower_case else text, cut=cuts)
+        self._check_fits(tokens, "text")
+        if not tokens:
+            raise InvalidInput("the text is empty", param="text")
+        return tokens
+
+    def _prompt(self, name: str | None) -> str:
+        if name is None:
+            return self._settings.prompt
+        if name not in self._settings.prompts:
+            raise InvalidInput("this model has no prompt of that name", param="prompt_name")
+        return self._settings.prompts[name]
+
+    def _given_tokens(self, asked: Embed) -> Tokens:
+        tokens = asked.tokens or []
         if max(tokens) >= self._vocabulary:
             raise InvalidInput(f"the tokens of this model are below {self._vocabulary}", param="tokens")
-        if self._truncate:
-            tokens = tokens[: self._max_tokens]
+        if self._truncate if asked.truncate is None else asked.truncate:
+            most = self._max_tokens
+            tokens = tokens[-most:] if asked.truncation_direction == "left" else tokens[:most]
         self._check_fits(tokens, "tokens")
         return tokens
 
@@ -216,7 +248,7 @@ class EmbeddingWorkflow(BaseInferenceWorkflow[Embed, Embedding]):
                 f"context length exceeded: {len(tokens)} tokens, and {self._max_tokens} fit", param=param
             )
 
-    def _tokenize(self, text: str) -> Tokens:
-        cut = {"truncation": True, "max_length": self._max_tokens} if self._truncate else {}
-        encoded = self._tokenizer(text, return_attention_mask=False, verbose=False, **cut)
+    def _tokenize(self, text: str, *, cut: bool = False) -> Tokens:
+        options = {"truncation": True, "max_length": self._max_tokens} if cut else {}
+        encoded = self._tokenizer(text, return_attention_mask=False, verbose=False, **options)
         return list(encoded["input_ids"])

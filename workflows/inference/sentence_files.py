@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args
 
@@ -33,6 +33,7 @@ class SentenceSettings:
         transformer: The directory with config.json and weights.
         max_tokens: None where the files do not say.
         prompt: What stands before every text.
+        prompts: What else may stand there, by its name.
     """
 
     transformer: Path
@@ -41,6 +42,7 @@ class SentenceSettings:
     max_tokens: int | None = None
     lower_case: bool = False
     prompt: str = ""
+    prompts: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_sentence_settings(directory: Path) -> SentenceSettings:
@@ -66,8 +68,8 @@ def read_sentence_settings(directory: Path) -> SentenceSettings:
         else:
             raise WorkflowError(f"the model has a step of the kind {kind[:64]!r}, which is not supported")
     whole = _json(directory / "config_sentence_transformers.json") or {}
-    prompt = (whole.get("prompts") or {}).get(whole.get("default_prompt_name"))
-    return replace(settings, prompt=prompt or "")
+    prompts = whole.get("prompts") or {}
+    return replace(settings, prompt=prompts.get(whole.get("default_prompt_name")) or "", prompts=prompts)
 
 
 def _pooling(config: Mapping[str, Any]) -> Pooling:
