@@ -81,7 +81,7 @@ def same_entities(got: Any, expected: list[dict[str, Any]]) -> None:
     )
 
 
-@pytest.mark.parametrize("more", [{}, {"ignore_labels": []}, {"ignore_labels": ["O", "PER", "B-LOC"]}])
+@pytest.mark.parametrize("more", [{}, {"ignore_labels": []}, {"ignore_labels": ["O", "PER", "B-PER"]}])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_entities_are_those_of_the_pipeline(
     root: Path, finder: TransformersPipelineWorkflow, strategy: str, more: dict[str, Any]
@@ -93,7 +93,7 @@ def test_entities_are_those_of_the_pipeline(
         expected = theirs(text, aggregation_strategy=strategy, **more)
         same_entities(outcome, expected)
         found += len(expected)
-    assert found
+    assert found or more.get("ignore_labels")
 
 
 @pytest.mark.filterwarnings("ignore:Tokenizer does not support real words")
@@ -117,7 +117,7 @@ def test_a_long_text_is_read_in_windows(
     got: Any = finder.inference({"text": LONG_TEXT, "aggregation_strategy": strategy, "stride": stride})
     same_entities(got, theirs(LONG_TEXT, aggregation_strategy=strategy, stride=stride))
     assert got.tokens > len(word_tokenizer()(LONG_TEXT)["input_ids"])
-    assert got.entities[-1].end > len(LONG_TEXT) - 20
+    assert got.entities[-1].end > len(LONG_TEXT) - 80
 
 
 @pytest.mark.parametrize(
@@ -145,33 +145,47 @@ def test_or_its_beginning_is(finder: TransformersPipelineWorkflow) -> None:
 # ---- question-answering ----------------------------------------------------------------------------------------------
 
 
+Scored = dict[tuple[int, int], float]
+
+
 def by_hand(
-    root: Path, context: str, top: int, *, longest: int = 15, words: bool = False
-) -> tuple[list[tuple[int, int, float]], float]:
-    """Every span of tokens tried, of a context that fits in one window."""
+    root: Path, context: str, *, longest: int = 15, words: bool = False, room: int = CONTEXT, step: int = CONTEXT
+) -> tuple[list[tuple[tuple[int, int], float]], float]:
+    """Every span of tokens tried in every window; the best first, and the least chance of no answer."""
     tokenizer = word_tokenizer()
-    encoded = tokenizer(QUESTION, context, return_offsets_mapping=True)
+    question = tokenizer(QUESTION)["input_ids"]
+    whole = tokenizer(context, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     network: Any = BertForQuestionAnswering.from_pretrained(root / "question-answering")
-    given = {name: torch.tensor([encoded[name]]) for name in ("input_ids", "token_type_ids", "attention_mask")}
-    with torch.inference_mode():
-        output = network(**given)
-    places = [place for place, text in enumerate(encoded.sequence_ids()) if text == 1]
-    counted = [0, *places]  # the first token stands for "no answer"
-    starts = torch.zeros(len(encoded["input_ids"]))
-    ends = starts.clone()
-    starts[counted] = output.start_logits[0, counted].softmax(0)
-    ends[counted] = output.end_logits[0, counted].softmax(0)
-    found = []
-    for first, last in product(places, places):
-        if first <= last < first + longest:
-            start, end = encoded["offset_mapping"][first][0], encoded["offset_mapping"][last][1]
-            if words:
-                while start > 0 and context[start - 1].isalnum() and context[start].isalnum():
-                    start -= 1
-                while end < len(context) and context[end].isalnum() and context[end - 1].isalnum():
-                    end += 1
-            found.append((start, end, float(starts[first] * ends[last])))
-    return sorted(found, key=lambda each: -each[2])[:top], float(starts[0] * ends[0])
+    found: Scored = {}
+    none = 1.0
+    for begin in range(0, len(whole["input_ids"]), step):
+        if begin and begin - step + room >= len(whole["input_ids"]):
+            break
+        window = whole["input_ids"][begin : begin + room]
+        types = torch.tensor([[0] * len(question) + [1] * (len(window) + 1)])
+        with torch.inference_mode():
+            output = network(input_ids=torch.tensor([[*question, *window, 2]]), token_type_ids=types)
+        places = range(len(question), len(question) + len(window))
+        counted = [0, *places]  # the first token stands for "no answer"
+        starts, ends = (
+            dict(zip(counted, logits[0, counted].softmax(0).tolist(), strict=True))
+            for logits in (output.start_logits, output.end_logits)
+        )
+        none = min(none, starts[0] * ends[0])
+        for first, last in product(places, places):
+            if first <= last < first + longest:
+                at = [whole["offset_mapping"][begin + place - len(question)] for place in (first, last)]
+                place = _words(context, at[0][0], at[1][1]) if words else (at[0][0], at[1][1])
+                found[place] = max(found.get(place, 0.0), starts[first] * ends[last])
+    return sorted(found.items(), key=lambda each: -each[1]), none
+
+
+def _words(text: str, start: int, end: int) -> tuple[int, int]:
+    while start > 0 and text[start - 1].isalnum() and text[start].isalnum():
+        start -= 1
+    while end < len(text) and text[end].isalnum() and text[end - 1].isalnum():
+        end += 1
+    return start, end
 
 
 def spans_of(answers: Any) -> list[tuple[int, int]]:
@@ -184,24 +198,25 @@ def spans_of(answers: Any) -> list[tuple[int, int]]:
 def test_answers_are_the_likeliest_of_all(
     root: Path, answerer: TransformersPipelineWorkflow, context: str, longest: int
 ) -> None:
-    expected, _ = by_hand(root, context, 4, longest=longest)
+    expected = by_hand(root, context, longest=longest)[0][:4]
     asked = {"question": QUESTION, "context": context, "top_k": 4, "max_answer_len": longest, "align_to_words": False}
     got: Any = answerer.inference(asked)
-    assert spans_of(got) == [(start, end) for start, end, _ in expected]
-    assert [each.score for each in got.answers] == pytest.approx([score for _, _, score in expected], rel=1e-4)
-    assert [each.answer for each in got.answers] == [context[start:end] for start, end, _ in expected]
+    assert spans_of(got) == [place for place, _ in expected]
+    assert [each.score for each in got.answers] == pytest.approx([score for _, score in expected], rel=1e-4)
+    assert [each.answer for each in got.answers] == [context[start:end] for (start, end), _ in expected]
 
 
 @pytest.mark.parametrize("context", TEXTS)
 def test_answers_are_whole_words(root: Path, answerer: TransformersPipelineWorkflow, context: str) -> None:
-    (best,), _ = by_hand(root, context, 1, words=True)
+    best, score = by_hand(root, context, words=True)[0][0]
     got: Any = answerer.inference({"question": QUESTION, "context": context})
-    assert spans_of(got) == [best[:2]]
+    assert spans_of(got) == [best]
+    assert got.answers[0].score == pytest.approx(score, rel=1e-4)
 
 
 def test_there_may_be_no_answer(root: Path, answerer: TransformersPipelineWorkflow) -> None:
     asked = {"question": QUESTION, "context": TEXTS[0], "top_k": 100, "handle_impossible_answer": True}
-    _, none = by_hand(root, TEXTS[0], 1)
+    _, none = by_hand(root, TEXTS[0])
     answers: Any = answerer.inference(asked)
     (empty,) = [each for each in answers.answers if not each.answer]
     assert (empty.score, empty.start, empty.end) == (pytest.approx(none, rel=1e-4), 0, 0)
@@ -211,24 +226,21 @@ def test_there_may_be_no_answer(root: Path, answerer: TransformersPipelineWorkfl
 
 @pytest.mark.parametrize(("window", "stride"), [(None, 128), (24, 4), (20, 0), (40, 10)])
 def test_a_long_context_is_read_in_windows(
-    answerer: TransformersPipelineWorkflow, window: int | None, stride: int
+    root: Path, answerer: TransformersPipelineWorkflow, window: int | None, stride: int
 ) -> None:
-    """The surest answer of any window is given, once, and stands where the text says it does."""
+    """What neighbouring windows find at one place is one answer."""
     context = f"{LONG_TEXT} {LONG_TEXT}"
-    asked = {"question": QUESTION, "context": context, "top_k": 5, "doc_stride": stride, "max_seq_len": window}
-    got: Any = answerer.inference(asked)
-    assert len(set(spans_of(got))) == len(got.answers) >= 5
-    assert got.tokens > len(word_tokenizer()(context)["input_ids"])
-    for each in got.answers:
-        assert each.answer == context[each.start : each.end]
-    tokenizer = word_tokenizer()
-    room = min(window or 384, CONTEXT) - len(tokenizer(QUESTION)["input_ids"]) - 1
+    asked = {"question": QUESTION, "context": context, "doc_stride": stride, "max_seq_len": window, "top_k": 20}
+    room = min(window or 384, CONTEXT) - len(word_tokenizer()(QUESTION)["input_ids"]) - 1
     step = room - min(stride, room // 2)
-    offsets = tokenizer(context, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    begins = [begin for begin in range(0, len(offsets), step) if begin == 0 or begin - step + room < len(offsets)]
-    windows = [context[offsets[begin][0] : offsets[begin:][:room][-1][1]] for begin in begins]
-    alone: Any = answerer.inference_batch([{"question": QUESTION, "context": window} for window in windows])
-    assert got.answers[0].score == pytest.approx(max(each.answers[0].score for each in alone), rel=1e-4)
+    expected, none = by_hand(root, context, room=room, step=step)
+    more = {"handle_impossible_answer": True, "align_to_words": False}
+    found: Any = answerer.inference(asked | more)
+    got = [((each.start, each.end), each.score) for each in found.answers if each.answer]
+    assert [place for place, _ in got] == [place for place, _ in expected[: len(got)]]
+    assert [score for _, score in got] == pytest.approx([score for _, score in expected[: len(got)]], rel=1e-4)
+    assert len(got) >= 19
+    assert none == pytest.approx(next((each.score for each in found.answers if not each.answer), none), rel=1e-4)
 
 
 def test_a_long_question_is_cut_or_refused(answerer: TransformersPipelineWorkflow) -> None:

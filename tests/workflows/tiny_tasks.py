@@ -74,7 +74,7 @@ LANGUAGES: Final = ["eng_Latn", "fra_Latn", "deu_Latn"]
 
 def save_tiny_task(directory: Path, task: str, **config: Any) -> None:
     """A model for a task of encoders, or `summarization`; `config` adds to its config.json."""
-    torch.manual_seed(len(task))
+    torch.manual_seed(0)
     word_tokenizer(pairs=task != "summarization").save_pretrained(directory)
     if task == "summarization":
         T5ForConditionalGeneration(_t5(len(_VOCABULARY), **config)).save_pretrained(directory)
@@ -103,7 +103,7 @@ def save_tiny_task(directory: Path, task: str, **config: Any) -> None:
 
 def save_tiny_translator(directory: Path) -> None:
     """Its tokenizer knows languages by tokens of their own, as those of NLLB do."""
-    torch.manual_seed(1)
+    torch.manual_seed(0)
     pieces = ["<s>", "<pad>", "</s>", "<unk>", "\u2581", *ascii_lowercase, "\u2581a"]
     nllb: Any = NllbTokenizer
     tokenizer = nllb(
@@ -155,7 +155,7 @@ def _t5(vocabulary: int, **config: Any) -> T5Config:
         "d_ff": 32,
         "num_layers": 2,
         "num_heads": 2,
-        "initializer_factor": 8.0,
+        "initializer_factor": 2.0,
         "pad_token_id": 0,
         "eos_token_id": 2,
         "decoder_start_token_id": 0,

@@ -141,7 +141,7 @@ class _Rewriting(Task[In, _Source, Rewritten]):
         ends = self.model.model.generation_config.eos_token_id
         known = set(ends if isinstance(ends, list) else [ends])
         for place, token in enumerate(tokens[1:], 1):
-            if token in known and place > 1:
+            if token in known:
                 return tokens[1 : place + 1]
         return tokens[1:]
 

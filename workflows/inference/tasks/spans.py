@@ -43,15 +43,16 @@ def likely_spans(
     begins, finishes = _chances(starts, counted), _chances(ends, counted)
     no_answer = 0.0 if null is None else float(begins[null] * finishes[null])
     # Row n has the spans that begin with the nth token of the text, by their length.
-    width = min(longest, within[-1] - within[0] + 1)
-    padded = np.concatenate([np.where(allowed, finishes, 0.0), np.zeros(width)])
-    scores = begins[within, None] * np.lib.stride_tricks.sliding_window_view(padded, width)[within]
+    width = min(longest, int(within[-1] - within[0]) + 1)
+    last = np.lib.stride_tricks.sliding_window_view(np.pad(finishes, (0, width)), width)[within]
+    there = np.lib.stride_tricks.sliding_window_view(np.pad(np.array(allowed), (0, width)), width)[within]
+    scores = np.where(there, begins[within, None] * last, -1.0)
     flat = scores.ravel()
     count = min(most, flat.size)
     likely = np.argpartition(-flat, count - 1)[:count]
     best = likely[np.argsort(-flat[likely], kind="stable")]
     spans = [Span(int(within[at // width]), int(within[at // width] + at % width), float(flat[at])) for at in best]
-    return [span for span in spans if span.score > 0], no_answer
+    return [span for span in spans if span.score >= 0], no_answer
 
 
 def _chances(logits: Array, counted: Array) -> Array:
