@@ -36,6 +36,7 @@ GRACE_S: Final = 1.0
 _SECONDS: Final = re.compile(rb"[0-9]{1,6}(\.[0-9]{1,6})?")
 _TRACEPARENT: Final = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _SESSION: Final = re.compile(rb"[!-~]{1,128}")
+_READING: Final = ("embed", "task")
 _RETRY_S: Final[Mapping[str, float]] = {"failed": 30.0}
 
 
@@ -80,7 +81,7 @@ class Workflows:
         left = _seconds(caller, caller.limits.deadline_s, at_most_s)
         with Watch(left + GRACE_S, caller.receive):
             output = await entry.dispatcher.inference(input_data, _call(caller, caller.call_id, left))
-        self._count_tokens(entry.name, output)
+        self._count_tokens(entry, output)
         return output
 
     async def ask_all(
@@ -101,7 +102,7 @@ class Workflows:
                 log.error("request %s: member %d failed", caller.id, index, exc_info=outcome)
                 outcomes[index] = WorkflowError()
             else:
-                self._count_tokens(entry.name, outcome)
+                self._count_tokens(entry, outcome)
         return outcomes
 
     def chunks(
@@ -165,20 +166,20 @@ class Workflows:
     async def _counted(self, entry: Entry, groups: AsyncGenerator[list[Any]]) -> AsyncGenerator[list[Any]]:
         async with aclosing(groups):
             async for group in groups:
-                self._count_tokens(entry.name, group[-1])
+                self._count_tokens(entry, group[-1])
                 yield group
 
-    def _count_tokens(self, name: str, output: Any) -> None:
-        """Answers and last chunks of text workflows carry `usage`, embeddings `tokens`."""
+    def _count_tokens(self, entry: Entry, output: Any) -> None:
+        """Answers and last chunks of text workflows carry `usage`, those of workflows that only read `tokens`."""
         if not isinstance(output, dict):
             return
         usage = output.get("usage")
         if isinstance(usage, dict):
             prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
             if type(prompt) is int and type(completion) is int:
-                self.metrics.tokens(name, prompt, completion)
-        elif "embedding" in output and type(output.get("tokens")) is int:
-            self.metrics.tokens(name, output["tokens"], 0)
+                self.metrics.tokens(entry.name, prompt, completion)
+        elif entry.card is not None and entry.card.kind in _READING and type(output.get("tokens")) is int:
+            self.metrics.tokens(entry.name, output["tokens"], 0)
 
 
 def _may_use(caller: Caller, entry: Entry) -> bool:

@@ -146,14 +146,15 @@ def test_buckets_hold_what_is_at_most_their_bound() -> None:
     ]
 
 
-async def test_embeddings_count_their_tokens() -> None:
-    async def embed(input_data: Any, call: CallContext) -> Any:
-        return {"embedding": [1.0], "tokens": 7}
+@pytest.mark.parametrize(("kind", "counted"), [("embed", 14), ("task", 14), ("json", None)])
+async def test_workflows_that_only_read_count_their_tokens(kind: str, counted: int | None) -> None:
+    async def read(input_data: Any, call: CallContext) -> Any:
+        return {"tokens": 7}
 
     house = Front()
-    house.add("m", ScriptedClient(embed), kind="embed")
+    house.add("m", ScriptedClient(read), kind=kind)
     await house.post(PATH, [{"text": "a"}, {"text": "b"}])
-    assert samples((await house.get("/metrics")).text)["infernet_tokens_total", ("prompt", "m")] == 14
+    assert samples((await house.get("/metrics")).text).get(("infernet_tokens_total", ("prompt", "m"))) == counted
 
 
 async def test_one_line_per_request_says_everything_but_what_was_said() -> None:
