@@ -14,6 +14,7 @@ from deployments.router.edge import Edge
 from deployments.router.keys import Keys
 from deployments.router.metrics import Metrics
 from deployments.router.protocols import native, operations
+from deployments.router.protocols.huggingface import http as hugging_face
 from deployments.router.protocols.open_inference import http as open_inference
 from deployments.router.protocols.openai import http as openai
 from deployments.router.protocols.tgi import http as tgi
@@ -37,8 +38,9 @@ def build_app(
     """
     workflows = Workflows(directory, metrics)
     routes = [*native.routes(workflows), *open_inference.routes(workflows), *openai.routes(workflows)]
-    routes += tgi.routes(workflows)
+    routes += [*tgi.routes(workflows), *hugging_face.routes(workflows)]
     protocols = [native.PROTOCOL, native.BESIDE_OPENAI, open_inference.PROTOCOL, openai.PROTOCOL, tgi.PROTOCOL]
+    protocols.append(hugging_face.PROTOCOL)
     edge: Edge
 
     def draining() -> bool:

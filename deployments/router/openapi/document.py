@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from deployments.router.directory import Entry
 from deployments.router.openapi.parts import Json
+from deployments.router.protocols.huggingface.description import hugging_face_paths, hugging_face_schemas
 from deployments.router.protocols.native_description import native_paths, native_schemas, workflow_paths
 from deployments.router.protocols.open_inference.description import open_inference_paths, open_inference_schemas
 from deployments.router.protocols.open_inference.examples import Example
@@ -31,6 +32,7 @@ _GENERAL: Final = {
     "open inference": "The Open Inference Protocol (KServe v2): tensors, for clients that there are.",
     "text generation inference": "TGI's protocol, for workflows that generate text.",
     "openai": "OpenAI's protocol, for clients that there are: chat, text completions, embeddings.",
+    "hugging face": "Hugging Face's inference API, for `InferenceClient(model=URL)`.",
     "operations": "For operators, probes and newcomers.",
 }
 
@@ -48,6 +50,7 @@ def document(entries: Iterable[Entry], *, keyed: bool, tgi_at_root: bool) -> Jso
         **statistics_schemas(),
         **openai,
         **tgi_schemas(openai),
+        **hugging_face_schemas(),
     }
     paths = {
         **native_paths(names),
@@ -56,6 +59,7 @@ def document(entries: Iterable[Entry], *, keyed: bool, tgi_at_root: bool) -> Jso
         **statistics_paths(),
         **tgi_paths(writing),
         **openai_paths(names),
+        **hugging_face_paths(names),
         **operation_paths(),
         **(tgi_root_paths() if tgi_at_root else {}),
     }

@@ -19,6 +19,7 @@ from workflows.errors import DeadlineExceeded, WorkflowError
 
 __all__ = [
     "GRPC",
+    "HUGGING_FACE",
     "NATIVE",
     "OPENAI",
     "OPEN_INFERENCE",
@@ -192,6 +193,19 @@ TGI: Final = ErrorTable(
     _TGI_STATUS,
     lambda error, request_id: {"error": _text(error), "error_type": _TGI_TYPES.get(error.code, "validation")},
 )
+
+# ---- Hugging Face ------------------------------------------------------------------------------------------------------
+
+
+def _hugging_face_error(error: WorkflowError) -> dict[str, Any]:
+    """Its clients read `error_type` where they have asked for text, and older ones how long a model takes to load."""
+    said = {"error": _text(error), "error_type": _TGI_TYPES.get(error.code, "validation")}
+    if error.code == "loading" and error.retry_after_s is not None:
+        return {**said, "estimated_time": error.retry_after_s}
+    return said
+
+
+HUGGING_FACE: Final = ErrorTable(_STATUS, lambda error, request_id: _hugging_face_error(error))
 
 # ---- gRPC --------------------------------------------------------------------------------------------------------------
 

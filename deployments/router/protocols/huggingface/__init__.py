@@ -1,0 +1,1 @@
+"""Hugging Face's inference API, as `huggingface_hub.InferenceClient(model=URL)` speaks it."""
