@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertModel, GPT2Config, GPT2ForSequenceClassification
+from transformers import AutoModel, BertConfig, BertModel, GPT2Config, GPT2ForSequenceClassification
 
 from tests.workflows.tiny_tasks import CLASSES, CONTEXT, LONG_TEXT, TEXTS, reference, save_tiny_task, word_tokenizer
 from workflows.errors import BadOutput, InvalidInput, WorkflowError
+from workflows.inference.embedding import EmbeddingWorkflow
 from workflows.inference.pipeline import TransformersPipelineWorkflow
 from workflows.testing import check_workflow
 from workflows.types import ClassifyText, Filled, Labels
@@ -89,6 +90,12 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     for task in ("text-classification", "fill-mask", "question-answering"):
         with pytest.raises(WorkflowError, match="are not those of an AutoModelFor"):
             made(tmp_path, task, ".").setup()
+    encoder: Any = AutoModel.from_config(BertConfig(vocab_size=80, hidden_size=8, num_attention_heads=1))
+    encoder.encoder.layer[1] = torch.nn.Identity()
+    encoder.save_pretrained(tmp_path / "gaps")
+    word_tokenizer().save_pretrained(tmp_path / "gaps")
+    with pytest.raises(WorkflowError, match="are not those of an AutoModel"):
+        EmbeddingWorkflow("gaps", root=str(tmp_path), threads=1).setup()
     save_tiny_task(tmp_path / "other", "text-classification", id2label={0: "A", 1: "B"}, label2id={"A": 0, "B": 1})
     with pytest.raises(WorkflowError, match="needs a model with a class called `entailment`"):
         made(tmp_path, "zero-shot-classification", "other").setup()

@@ -69,7 +69,7 @@ def open_transformer(
     except Exception as cause:
         raise WorkflowError(f"transformers cannot open this directory as {kind}; the log says why") from cause
     # transformers makes up what is missing, at random. Plain encoders are often saved without a pooler that nobody asks.
-    if kind != "AutoModel" and found["missing_keys"]:
+    if any(kind != "AutoModel" or "pooler." not in name for name in found["missing_keys"]):
         raise WorkflowError(f"these weights are not those of an {kind}: parts of it are missing")
     longest = max(map(len, tokenizer.get_vocab()), default=0)
     return LocalTransformer(model.eval().to(device), tokenizer, device, max(longest, _MIN_CHARS_PER_TOKEN))

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
@@ -24,7 +23,8 @@ from workflows.inference.tasks.sequences import TextClassification, ZeroShotClas
 from workflows.inference.tasks.task import Bounds, Task, TaskModel
 from workflows.inference.tasks.tokens import TokenClassification
 from workflows.inference.torch_device import Dtype
-from workflows.models.local import resolve
+from workflows.models.finding import check_model, model_name, resolve_model
+from workflows.models.sources import ModelSources
 from workflows.types.exchange import Exchange
 from workflows.types.text import MAX_TOKENS
 
@@ -64,9 +64,11 @@ class TransformersPipelineWorkflow(BaseInferenceWorkflow[Exchange, Exchange]):
     Its input and output are those of the task, see `workflows.types`.
 
     Args:
-        model: Directory with config.json, a tokenizer and safetensors weights.
+        model: Directory with config.json, a tokenizer and safetensors weights; or an id where `root` is None, see
+            `workflows.models.finding.resolve_model`.
         task: As Hugging Face's hub calls it.
         root: Where models lie: a directory, or `package:name` for an installed Python package.
+        sources: Where models come from, or a file that says it; see `workflows.models.sources`.
         max_tokens: Longest text that the model reads at once; None is as long as the model can. Longer ones are
             refused, unless they are read in windows, or cut.
         truncate: Cut texts that are too long, where the input does not say.
@@ -87,6 +89,7 @@ class TransformersPipelineWorkflow(BaseInferenceWorkflow[Exchange, Exchange]):
         *,
         task: TaskName,
         root: str | None = None,
+        sources: ModelSources | str | None = None,
         max_tokens: Annotated[int, Field(ge=8, le=MAX_TOKENS)] | None = None,
         truncate: bool = False,
         max_rows: Annotated[int, Field(ge=1, le=4096)] = 128,
@@ -99,6 +102,7 @@ class TransformersPipelineWorkflow(BaseInferenceWorkflow[Exchange, Exchange]):
         self._model_directory = model
         self._asks = _TASKS[task]
         self._root = root
+        self._sources = sources
         self._max_tokens = max_tokens
         self._dtype = dtype
         self._threads = threads
@@ -108,14 +112,14 @@ class TransformersPipelineWorkflow(BaseInferenceWorkflow[Exchange, Exchange]):
     # ---- life ------------------------------------------------------------------------------------------------------
 
     def check_files(self) -> None:
-        resolve(self._model_directory, self._root)
+        check_model(self._model_directory, self._root, self._sources)
 
     def do_setup(self) -> None:
         """Open the model. Raises ModelNotFound, InvalidInput naming an option, or WorkflowError."""
         import torch
         import transformers
 
-        directory = resolve(self._model_directory, self._root)
+        directory = resolve_model(self._model_directory, self._root, self._sources)
         opened = open_transformer(
             torch, transformers, self._asks.opens, directory, self.resources, self._dtype, self._threads
         )
@@ -164,7 +168,7 @@ class TransformersPipelineWorkflow(BaseInferenceWorkflow[Exchange, Exchange]):
     def card(self, name: str, summary: str = "") -> Card:
         told = {
             "task": self._asks.name,
-            "model": Path(self._model_directory).name,
+            "model": model_name(self._model_directory, self._root, self._sources),
             "context_tokens": self._bounds.max_tokens if self.is_setup else self._max_tokens,
         }
         return super().card(name, summary).model_copy(update=told)
