@@ -193,7 +193,7 @@ class TransformersTextGenerationWorkflow(AsyncInferenceWorkflow[Generate, Genera
         )
         model = opened.model
         self._tokenizer = opened.tokenizer
-        self._decoder = TokenizerDecoder(opened.tokenizer)
+        self._decoder = TokenizerDecoder(transformers, opened.tokenizer)
         self._device = opened.device
         self._max_token_chars = opened.max_token_chars
         self._ends = _end_tokens(model, opened.tokenizer)

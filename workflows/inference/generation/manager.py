@@ -98,11 +98,16 @@ class Manager:
 
 
 def _stop(manager: Any) -> None:
+    manager.output_router.muted = True
     manager.stop(block=True, timeout=_JOIN_S, hard_stop=True)
 
 
 class _Outputs:
-    """Has the members of transformers' `OutputRouter` that a manager uses: brings all outputs to one event loop."""
+    """Has the members of transformers' `OutputRouter` that a manager uses: brings all outputs to one event loop.
+
+    Attributes:
+        muted: Whether nobody is to hear any more: what the manager gives up when it is stopped is no news.
+    """
 
     def __init__(
         self,
@@ -115,6 +120,7 @@ class _Outputs:
         self._delivered = delivered
         self._manager = weakref.ref(manager)
         self._died = died
+        self.muted = False
 
     def deliver(self, output: Any) -> None:
         self.deliver_batch([output])
@@ -129,5 +135,7 @@ class _Outputs:
             self._post(self._died, manager)
 
     def _post(self, call: Callable[..., None], *args: Any) -> None:
+        if self.muted:
+            return
         with suppress(RuntimeError):  # a loop that was closed: nobody waits for this any more
             self._loop.call_soon_threadsafe(call, *args)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from random import Random
 from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
 
 from workflows.errors import BadOutput
 from workflows.inference.generation.engine import Made, Order
 from workflows.types import Sampling
 
-__all__ = ["GREEDY_BELOW", "TokenChooser", "is_greedy"]
+__all__ = ["GREEDY_BELOW", "TokenChooser", "is_greedy", "limited"]
+
+Numbers = npt.NDArray[Any]
 
 GREEDY_BELOW: Final = 1e-5  # a score difference divided by less may not be a float32 any more
 _DRAWN_BITS: Final = 32
@@ -38,7 +44,7 @@ class TokenChooser:
         self._sampling = sampling
         self._random = Random(order.seed)  # noqa: S311 - it keeps no secret
         self._greedy = is_greedy(sampling)
-        self._filters = sampling.top_k is not None or (sampling.top_p, sampling.min_p, sampling.typical_p) != (1, 0, 1)
+        self._limits = (sampling.top_p, sampling.min_p, sampling.typical_p) != (1.0, 0.0, 1.0)
         self._top = order.top_logprobs
         self._made = 0
         self._ends = torch.tensor(sorted(order.ends), dtype=torch.long, device=device) if order.ends else None
@@ -61,15 +67,12 @@ class TokenChooser:
         """
         chances = None if self._top is None else scores.log_softmax(-1)
         self._adjust(scores)
-        best = scores.max()
-        if not self._torch.isfinite(best):
-            raise BadOutput("the model gave no usable next token")
-        token = int(scores.argmax()) if self._greedy else self._drawn(scores - best)
+        token = self._best(scores) if self._greedy else self._drawn(scores)
         self._note(token)
         if chances is None:
             return Made(token)
         chances.clamp_(min=_NO_CHANCE)
-        return Made(token, float(chances[token]), self._best(chances))
+        return Made(token, float(chances[token]), self._most_probable(chances))
 
     def _adjust(self, scores: Any) -> None:
         sampling = self._sampling
@@ -86,50 +89,26 @@ class TokenChooser:
             scores[self._ends] = float("-inf")
 
     def _drawn(self, scores: Any) -> int:
-        scores = scores / self._sampling.temperature
-        if not self._filters:
-            return self._place(scores.softmax(-1))
-        chances, ids = self._candidates(scores)
-        return int(ids[self._place(chances)])
-
-    def _candidates(self, scores: Any) -> tuple[Any, Any]:
-        """The chances of the tokens that may win, best first, and whose they are."""
-        sampling = self._sampling
-        if sampling.top_k is not None and sampling.top_k < scores.shape[0]:
-            best = scores.topk(sampling.top_k)
+        """A token drawn from what the limits leave. What is large is done where the scores are, the rest on the CPU."""
+        top_k = self._sampling.top_k
+        ids: Numbers | None = None
+        if top_k is not None and top_k < scores.shape[0]:
+            best = scores.topk(top_k)
+            values, ids = best.values.cpu().numpy(), best.indices.cpu().numpy()
         else:
-            best = scores.sort(descending=True, stable=True)
-        chances, ids = best.values.softmax(-1), best.indices
-        if sampling.top_p < 1.0:
-            chances = self._reaching(chances, sampling.top_p)
-        if sampling.min_p > 0.0:
-            chances = chances.masked_fill(chances < chances[0] * sampling.min_p, 0.0)
-        if sampling.typical_p < 1.0:
-            chances = self._typical(chances)
-        return chances, ids
+            values = scores.cpu().numpy()
+        highest = values.max()
+        _require_number(highest)
+        with np.errstate(over="ignore", under="ignore"):  # what is far below the best has no chance
+            chances = np.exp((values - highest) / self._sampling.temperature)
+        place = self._place(limited(chances, self._sampling) if self._limits else chances)
+        return place if ids is None else int(ids[place])
 
-    def _typical(self, chances: Any) -> Any:
-        chances = chances / chances.sum()
-        surprise = -chances.log()
-        expected = self._torch.where(chances > 0, chances * surprise, 0.0).sum()
-        order = (surprise - expected).abs().argsort(stable=True)
-        kept = self._torch.zeros_like(chances)
-        kept[order] = self._reaching(chances[order], self._sampling.typical_p)
-        return kept
-
-    @staticmethod
-    def _reaching(chances: Any, share: float) -> Any:
-        """The first chances that together reach `share`, at least one; the others are 0."""
-        # A token is out once those before it already make up the share.
-        out = chances.cumsum(-1) - chances >= share
-        out[0] = False  # also where the share is less than float32 can say, and becomes 0
-        return chances.masked_fill(out, 0.0)
-
-    def _place(self, chances: Any) -> int:
+    def _place(self, chances: Numbers) -> int:
         """A place drawn as the chances say; they need not add up to 1. One that has none is never drawn."""
-        sums = chances.double().cumsum(-1)
+        sums = chances.cumsum(dtype=np.float64)
         drawn = self._random.getrandbits(_DRAWN_BITS) / (1 << _DRAWN_BITS)  # exact, and less than 1 also times the sum
-        return int((sums <= sums[-1] * drawn).sum())
+        return int(np.searchsorted(sums, sums[-1] * drawn, side="right"))
 
     def _note(self, token: int) -> None:
         self._made += 1
@@ -138,8 +117,49 @@ class TokenChooser:
         if self._counts is not None:
             self._counts[token] += 1
 
-    def _best(self, chances: Any) -> Sequence[tuple[int, float]]:
+    @staticmethod
+    def _best(scores: Any) -> int:
+        best = scores.max(-1)
+        _require_number(float(best.values))
+        return int(best.indices)
+
+    def _most_probable(self, chances: Any) -> Sequence[tuple[int, float]]:
         if not self._top:
             return ()
         best = chances.topk(min(self._top, chances.shape[0]))
         return tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+
+
+def limited(chances: Numbers, sampling: Sampling) -> Numbers:
+    """The chances that `top_p`, then `min_p`, then `typical_p` leave, and 0 for the others. They need not add up to 1."""
+    if sampling.top_p < 1.0:
+        # Those that are left out here would not reach the rest of the share together: they need not be ranked.
+        ranked = np.flatnonzero(chances >= (1.0 - sampling.top_p) * chances.sum() / len(chances))
+        ranked = ranked[np.argsort(-chances[ranked], kind="stable")]
+        chances = _only(chances, ranked[: _reaching(chances[ranked], sampling.top_p * chances.sum())])
+    if sampling.min_p > 0.0:
+        chances = np.where(chances < sampling.min_p * chances.max(), 0.0, chances)
+    if sampling.typical_p < 1.0:
+        possible = np.flatnonzero(chances)
+        share = chances[possible] / chances.sum()
+        surprise = -np.log(share)
+        ranked = np.argsort(np.abs(surprise - (share * surprise).sum()), kind="stable")
+        chances = _only(chances, possible[ranked[: _reaching(share[ranked], sampling.typical_p)]])
+    return chances
+
+
+def _reaching(chances: Numbers, share: float) -> int:
+    """How many of the first chances it takes to reach the share, at least one: each is out once those before it do."""
+    return int(np.searchsorted(chances.cumsum(dtype=np.float64), share)) + 1
+
+
+def _only(chances: Numbers, places: Numbers) -> Numbers:
+    kept = np.zeros_like(chances)
+    kept[places] = chances[places]
+    return kept
+
+
+def _require_number(best: float) -> None:
+    """The best of scores among which one is not a number is not a number."""
+    if not math.isfinite(best):
+        raise BadOutput("the model gave no usable next token")

@@ -81,7 +81,7 @@ class Writer:
                 return None
         elif not piece:
             return None
-        return TextChunk.model_construct(text=piece, finish_reason=None, usage=None, tokens=self._taken())
+        return TextChunk(text=piece, tokens=self._taken())
 
     def last(self, cached_tokens: int | None) -> TextChunk:
         """What is left, and the end."""

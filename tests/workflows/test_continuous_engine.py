@@ -1,0 +1,241 @@
+"""What happens to the requests of an engine when one of them leaves, has nonsense for scores, or all are lost with it."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from pathlib import Path
+from threading import Semaphore
+from typing import Any
+
+import pytest
+import torch
+
+from tests.workflows.test_continuous_batching import asked, left_behind, tokens_of
+from tests.workflows.tiny_language_models import save_tiny
+from tests.workflows.tiny_transformers import LLAMA_CONTEXT
+from workflows.errors import BadOutput, ContextTooLong, NotReady, WorkflowError
+from workflows.inference.text_generation import TransformersTextGenerationWorkflow
+from workflows.resources import Resources
+from workflows.types import Generated
+
+MARK = 7
+Opened = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("models")
+    save_tiny("llama", root / "llama")
+    save_tiny("gemma3", root / "gemma3")
+    return root
+
+
+@pytest.fixture
+async def opened(root: Path) -> AsyncIterator[Opened]:
+    made: list[TransformersTextGenerationWorkflow] = []
+
+    async def open_one(name: str = "llama", **options: Any) -> TransformersTextGenerationWorkflow:
+        made.append(TransformersTextGenerationWorkflow(name, root=str(root), threads=1, **options))
+        return await made[-1].asetup()
+
+    yield open_one
+    for workflow in made:
+        await workflow.ateardown()
+
+
+def model_of(workflow: TransformersTextGenerationWorkflow) -> Any:
+    engine: Any = workflow._engine
+    return engine._model
+
+
+class Steps:
+    """Lets the engine's steps through one by one, and counts them."""
+
+    def __init__(self, model: Any) -> None:
+        self.count = 0
+        self._allowed = Semaphore(0)
+        self._hook = model.register_forward_pre_hook(self._step)
+
+    def _step(self, *_: Any) -> None:
+        self._allowed.acquire()
+        self.count += 1
+
+    def allow(self, steps: int) -> None:
+        self._allowed.release(steps)
+
+
+async def test_a_stream_that_is_closed_stops_within_two_steps(opened: Opened) -> None:
+    workflow = await opened()
+    steps = Steps(model_of(workflow))
+    stream = workflow.astream(asked([3, 4], max_tokens=60))
+    steps.allow(3)
+    for _ in range(3):
+        await anext(stream)
+    await stream.aclose()
+    steps.allow(60)
+    other = await workflow.ainference(asked([5], max_tokens=4))
+    assert other.usage.completion_tokens == 4
+    assert steps.count <= 3 + 2 + 4
+    assert left_behind(workflow) == []
+
+
+async def test_a_whole_answer_that_is_cancelled_stops_within_two_steps(opened: Opened) -> None:
+    workflow = await opened()
+    steps = Steps(model_of(workflow))
+    task = asyncio.create_task(workflow.ainference(asked([3, 4], max_tokens=60)))
+    async with aclosing(workflow.astream(asked([5], max_tokens=60))) as beside:
+        steps.allow(3)
+        for _ in range(3):
+            await anext(beside)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    steps.allow(60)
+    await workflow.ainference(asked([5], max_tokens=4))
+    assert steps.count <= 3 + 2 + 4
+    assert left_behind(workflow) == []
+
+
+async def test_who_leaves_the_queue_leaves_nothing_there(opened: Opened) -> None:
+    workflow = await opened(concurrency=1)
+    async with aclosing(workflow.astream(asked([3, 4], max_tokens=60))) as stream:
+        await anext(stream)
+        waiting = [asyncio.create_task(workflow.ainference(asked([5]))) for _ in range(3)]
+        await anext(stream)
+        waiting[0].cancel()
+        waiting[2].cancel()
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError, Generated, asyncio.CancelledError]
+    assert left_behind(workflow) == []
+
+
+async def test_the_first_chunk_does_not_wait_for_the_second_token(opened: Opened) -> None:
+    workflow = await opened()
+    steps = Steps(model_of(workflow))
+    steps.allow(1)
+    async with aclosing(workflow.astream(asked([3]))) as stream:
+        assert len((await anext(stream)).tokens) == 1
+        assert steps.count == 1
+        steps.allow(60)
+
+
+async def test_scores_that_are_no_numbers_fail_one_request_alone(opened: Opened) -> None:
+    workflow = await opened()
+
+    def spoil(_: Any, __: Any, kwargs: Any, output: Any) -> None:
+        """No number in the scores of every row whose last token is MARK."""
+        rows = kwargs["input_ids"][0, kwargs["logits_to_keep"]] == MARK
+        output.logits[0, rows] = float("nan")
+
+    expected = [tokens_of(await workflow.ainference(asked([place]))) for place in (3, 4)]
+    hook = model_of(workflow).register_forward_hook(spoil, with_kwargs=True)
+    wishes = [asked([3]), asked([9, MARK]), asked([MARK], temperature=1.0), asked([4])]
+    outcomes = await workflow.ainference_batch(wishes)
+    assert [tokens_of(outcomes[place]) for place in (0, 3)] == expected
+    assert [type(outcomes[place]) for place in (1, 2)] == [BadOutput, BadOutput]
+    hook.remove()
+    assert await workflow.ainference(asked([3]))
+    assert left_behind(workflow) == []
+
+
+async def test_an_engine_that_dies_is_replaced(opened: Opened) -> None:
+    workflow = await opened(concurrency=4, cache_tokens=4 * LLAMA_CONTEXT)
+    expected = tokens_of(await workflow.ainference(asked([3])))
+    steps = Steps(model_of(workflow))
+    held = [workflow.astream(asked([place], max_tokens=60)) for place in (3, 4, 5, 6)]
+    firsts = [asyncio.create_task(anext(stream)) for stream in held]
+    steps.allow(4)  # at most: each step takes along who has come by then
+    await asyncio.gather(*firsts)
+    waiting = [asyncio.create_task(workflow.ainference(asked([3]))) for _ in range(3)]
+
+    def die(*_: Any) -> None:
+        hook.remove()
+        raise RuntimeError("a bug of somebody's")
+
+    hook = model_of(workflow).register_forward_pre_hook(die)
+    steps.allow(1000)
+    for stream in held:
+        with pytest.raises(NotReady, match="the engine failed") as caught:
+            async for _ in stream:
+                pass
+        assert caught.value.retryable
+        assert caught.value.may_have_run
+    # Nothing of these was run, and they do not hear of it.
+    assert [tokens_of(answer) for answer in await asyncio.gather(*waiting)] == [expected] * 3
+    assert tokens_of(await workflow.ainference(asked([3]))) == expected
+    assert left_behind(workflow) == []
+
+
+async def test_an_engine_that_cannot_be_replaced_is_tried_again(opened: Opened) -> None:
+    workflow = await opened()
+    model = model_of(workflow)
+
+    def die(*_: Any) -> None:
+        hook.remove()
+        raise RuntimeError("a bug of somebody's")
+
+    hook = model.register_forward_pre_hook(die)
+    kind, model.config._attn_implementation = model.config._attn_implementation, "nonsense"
+    with pytest.raises(NotReady):
+        await workflow.ainference(asked([3]))
+    with pytest.raises(NotReady, match="could not be restarted"):
+        await workflow.ainference(asked([3]))
+    model.config._attn_implementation = kind
+    assert await workflow.ainference(asked([3]))
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+async def test_a_small_cache_makes_requests_wait_and_none_fail(opened: Opened, name: str) -> None:
+    workflow = await opened(name, cache_tokens=LLAMA_CONTEXT)
+    wishes = [asked([place + 2] * (8 * place + 1), max_tokens=20) for place in range(6)]
+    each = [await workflow.ainference(wish) for wish in wishes]
+    together = await workflow.ainference_batch(wishes)
+    assert [tokens_of(answer) for answer in together] == [tokens_of(answer) for answer in each]
+    assert left_behind(workflow) == []
+
+
+async def test_a_cache_smaller_than_the_context_bounds_it(opened: Opened) -> None:
+    workflow = await opened(cache_tokens=64)
+    assert workflow.card("x").context_tokens == 64
+    with pytest.raises(ContextTooLong):
+        await workflow.ainference(asked([3] * 64))
+    assert (await workflow.ainference(asked([3] * 60))).usage.completion_tokens <= 4
+
+
+async def test_memory_that_is_too_little_is_said_at_setup(root: Path) -> None:
+    workflow = TransformersTextGenerationWorkflow("llama", root=str(root), threads=1)
+    workflow.resources = Resources(memory_bytes=600 << 20)
+    with pytest.raises(WorkflowError, match="there is no memory for keys and values"):
+        await workflow.asetup()
+
+
+async def test_who_is_still_there_at_teardown_hears_of_it(root: Path) -> None:
+    workflow = await TransformersTextGenerationWorkflow("llama", root=str(root), threads=1, concurrency=1).asetup()
+    stream = workflow.astream(asked([3], max_tokens=80))
+    await anext(stream)
+    waiting = asyncio.create_task(workflow.ainference(asked([4])))
+    await anext(stream)
+    await workflow.ateardown()
+    with pytest.raises(NotReady):
+        await waiting
+    with pytest.raises(NotReady):
+        async for _ in stream:
+            pass
+
+
+def test_a_process_that_forgets_to_tear_down_ends(root: Path) -> None:
+    code = (
+        "from workflows import TransformersTextGenerationWorkflow as W\n"
+        f"made = W('llama', root={str(root)!r}, threads=1).setup()\n"
+        "stream = made.stream({'prompt_tokens': [3], 'sampling': {'max_tokens': 90}})\n"
+        "next(stream)\n"
+        "print('leaving')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "leaving\n"), ended.stderr
+    assert "Traceback" not in ended.stderr
