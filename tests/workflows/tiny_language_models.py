@@ -43,7 +43,13 @@ def _model(name: str) -> Any:
     if name == "llama":
         return LlamaForCausalLM(LlamaConfig(**_COMMON))
     if name == "gpt2":
-        own = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": LLAMA_CONTEXT, "initializer_range": 0.5}
+        own: dict[str, Any] = {
+            "n_embd": 32,
+            "n_layer": 2,
+            "n_head": 4,
+            "n_positions": LLAMA_CONTEXT,
+            "initializer_range": 0.5,
+        }
         return GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, bos_token_id=0, eos_token_id=1, **own))
     if name == "mistral":
         return MistralForCausalLM(MistralConfig(**_COMMON, sliding_window=WINDOW))
