@@ -10,7 +10,7 @@ import pytest
 from tests.clients.system import System
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = ["open_inference.md", "openai.md"]
+PAGES = ["open_inference.md", "openai.md", "tgi.md"]
 SNIPPETS = [
     (page, snippet)
     for page in PAGES
@@ -22,6 +22,7 @@ def test_there_are_snippets() -> None:
     assert {page for page, _ in SNIPPETS} == set(PAGES)
 
 
+@pytest.mark.usefixtures("online")
 @pytest.mark.parametrize(("page", "snippet"), SNIPPETS)
 def test_a_snippet_prints_what_it_says(
     system: System, page: str, snippet: str, capsys: pytest.CaptureFixture[str]

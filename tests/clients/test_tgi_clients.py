@@ -310,3 +310,72 @@ async def test_inference_client_asks_what_the_model_is_and_how_it_is(url: str) -
     async with AsyncInferenceClient(url, provider="hf-inference") as other:
         assert await other.get_endpoint_info() == said
     assert not InferenceClient(f"{url.rstrip('/')}/none", provider="hf-inference").health_check()
+
+
+# ---- a real model, and the protocol's page ---------------------------------------------------------------------------
+
+
+PROMPT: Final = "The for statement"
+
+
+@pytest.fixture
+def tiny(system: System) -> str:
+    return f"http://{system.http}/tgi/tiny-gpt"
+
+
+@old_pydantic
+def test_a_real_models_greedy_answer_is_the_same_whoever_asks(system: System, tiny: str) -> None:
+    alone = system.direct(
+        "tiny-gpt", {"prompt": PROMPT, "sampling": {"max_tokens": 8, "temperature": 0.0}, "top_logprobs": 0}
+    )
+    said = Client(tiny).generate(PROMPT, max_new_tokens=8)
+    assert (said.generated_text, said.details.finish_reason) == (alone.text, "length")
+    assert [token.id for token in said.details.tokens] == [token.id for token in alone.tokens]
+    for token, expected in zip(said.details.tokens, alone.tokens, strict=True):
+        assert token.logprob == pytest.approx(expected.logprob, abs=1e-4)
+    streamed = list(Client(tiny).generate_stream(PROMPT, max_new_tokens=8))
+    assert [each.token.id for each in streamed] == [token.id for token in alone.tokens]
+    assert streamed[-1].generated_text == alone.text
+    client = InferenceClient(tiny)
+    assert "".join(client.text_generation(PROMPT, max_new_tokens=8, stream=True)) == alone.text
+    assert client.text_generation(PROMPT, max_new_tokens=8, return_full_text=True) == PROMPT + alone.text
+    client.close()
+
+
+@old_pydantic
+@pytest.mark.parametrize("seed", range(5))
+def test_a_real_models_wild_answer_streams_what_it_says_as_a_whole(tiny: str, seed: int) -> None:
+    wild: dict[str, Any] = {"do_sample": True, "temperature": 2.0, "seed": seed, "max_new_tokens": 60}
+    said = Client(tiny).generate(PROMPT, **wild)
+    streamed = list(Client(tiny).generate_stream(PROMPT, **wild))
+    assert "".join(each.token.text for each in streamed if not each.token.special) == said.generated_text
+    assert streamed[-1].generated_text == said.generated_text
+    assert [each.token.id for each in streamed] == [token.id for token in said.details.tokens]
+    assert said.details.seed == streamed[-1].details.seed == seed
+
+
+def test_a_real_models_stop_sequence_is_part_of_its_answer(tiny: str) -> None:
+    client = InferenceClient(tiny)
+    whole = client.text_generation(PROMPT, max_new_tokens=8)
+    stop = whole[4:9]
+    said = client.text_generation(PROMPT, max_new_tokens=8, stop=[stop], details=True)
+    assert said.details is not None
+    assert said.details.finish_reason == "stop_sequence"
+    assert whole.startswith(said.generated_text)
+    assert stop in said.generated_text
+    assert "".join(token.text for token in said.details.tokens) == said.generated_text
+    streamed = client.text_generation(PROMPT, max_new_tokens=8, stop=[stop], stream=True)
+    assert "".join(streamed) == said.generated_text
+    client.close()
+
+
+def test_a_real_model_reads_the_end_of_what_is_too_long_and_refuses_it_otherwise(tiny: str) -> None:
+    client = InferenceClient(tiny)
+    with pytest.raises(hub_errors.ValidationError, match="context length exceeded"):
+        client.text_generation("for " * 2000, max_new_tokens=2)
+    short = client.text_generation("for " * 2000, max_new_tokens=2, truncate=20, details=True, stream=True)
+    *_, last = short
+    assert last.details is not None
+    assert last.details.input_length == 20
+    assert client.chat_completion([{"role": "user", "content": PROMPT}], max_tokens=4).choices[0].message.content
+    client.close()
