@@ -312,7 +312,7 @@ async def test_inference_client_asks_what_the_model_is_and_how_it_is(url: str) -
     assert not InferenceClient(f"{url.rstrip('/')}/none", provider="hf-inference").health_check()
 
 
-# ---- a real model, and the protocol's page ---------------------------------------------------------------------------
+# ---- a real model -------------------------------------------------------------------------------------------------------
 
 
 PROMPT: Final = "The for statement"
