@@ -8,7 +8,7 @@ import torch
 
 from workflows.errors import BadOutput
 from workflows.inference.generation.engine import Order
-from workflows.inference.generation.sampling import TokenChooser
+from workflows.inference.generation.sampling import TokenChooser, limited
 from workflows.types import Sampling
 
 CHANCES = [0.5, 0.25, 0.15, 0.1]
@@ -91,3 +91,52 @@ def test_masked_tokens_are_never_chosen() -> None:
 def test_scores_that_are_no_numbers_are_the_models_fault(scores: list[float], temperature: float) -> None:
     with pytest.raises(BadOutput):
         chosen(Sampling(temperature=temperature), torch.tensor(scores))
+
+
+@pytest.mark.parametrize(("min_p", "kept"), [(0.05, {0, 1, 2, 3}), (0.25, {0, 1, 2}), (0.4, {0, 1}), (1.0, {0})])
+def test_min_p_is_a_share_of_the_best_chance(min_p: float, kept: set[int]) -> None:
+    assert set(chosen(Sampling(min_p=min_p))) == kept
+
+
+def test_typical_p_keeps_the_least_surprising_surprises() -> None:
+    # Expected is a surprise of 1.21 (natural logarithm): nearest are 0.25 (1.39), then 0.5 (0.69), 0.15 (1.90), 0.1 (2.30).
+    for typical_p, kept in [(0.2, {1}), (0.3, {0, 1}), (0.76, {0, 1, 2}), (0.95, {0, 1, 2, 3})]:
+        assert set(chosen(Sampling(typical_p=typical_p))) == kept
+
+
+def test_limits_act_one_after_the_other() -> None:
+    # top_k leaves 0.5, 0.25, 0.15; of these top_p leaves the first two, and min_p the first.
+    assert set(chosen(Sampling(top_k=3, top_p=0.8))) == {0, 1}
+    assert set(chosen(Sampling(top_k=3, top_p=0.8, min_p=0.6))) == {0}
+
+
+def test_what_is_drawn_is_what_the_limits_left_in_many_shapes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for size in (1, 2, 7, 300):
+        scores = torch.randn(size, generator=generator) * 3
+        chances = scores.double().softmax(-1)
+        for top_p in (0.1, 0.5, 0.9, 0.999):
+            ranked = chances.sort(descending=True)
+            before = ranked.values.cumsum(-1) - ranked.values
+            kept = set(ranked.indices[before < top_p].tolist())
+            values = limited(torch.exp(scores - scores.max()).numpy(), Sampling(top_p=top_p))
+            assert set(values.nonzero()[0].tolist()) == kept
+
+
+@pytest.mark.parametrize("scores", [[-1e38, 3.0, -3e38], [float("-inf"), 3.0, 1.0]])
+def test_scores_far_apart_raise_no_warning(scores: list[float]) -> None:
+    for temperature in (1e-5, 1e-3, 2.0):
+        assert 0 not in chosen(Sampling(temperature=temperature), torch.tensor(scores))
+
+
+def test_only_a_plain_greedy_request_needs_no_choosing() -> None:
+    assert chooser(Sampling(temperature=0.0)).plain
+    assert chooser(Sampling(temperature=1e-6, top_k=3, top_p=0.5)).plain
+    assert not chooser(Sampling(temperature=0.0), top_logprobs=0).plain
+    for wish in (
+        Sampling(),
+        Sampling(temperature=0.0, min_tokens=1),
+        Sampling(temperature=0.0, logit_bias={"1": 1.0}),
+        Sampling(temperature=0.0, presence_penalty=0.5),
+    ):
+        assert not chooser(wish).plain

@@ -46,3 +46,16 @@ def test_nothing_comes_after_a_stop() -> None:
     assert stream.stopped
     assert stream.push("even more") == ""
     assert stream.flush() == ""
+
+
+def test_where_stop_strings_are_part_of_the_answer_nothing_is_held_back() -> None:
+    stops = StopStrings(["lazy", "never"], include=True)
+    assert [stops.push(piece) for piece in ("the l", "a", "zy do", "g")] == ["the l", "a", "zy do", ""]
+    assert (stops.stopped, stops.found, stops.flush()) == (True, "lazy", "")
+
+
+def test_the_stop_string_that_was_found_is_told() -> None:
+    stops = StopStrings(["b", "abc"])
+    assert stops.found is None
+    assert stops.push("abc") == "a"
+    assert stops.found == "b"

@@ -35,7 +35,6 @@ __all__ = ["TransformersTextGenerationWorkflow"]
 _SEED_BITS: Final = 53  # what every reader of JSON can tell apart
 # Shorter prompts are tokenized at once: a thread costs more than that.
 _SMALL_CHARS: Final = 8192
-_PAGE_TOKENS: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +206,6 @@ class TransformersTextGenerationWorkflow(AsyncInferenceWorkflow[Generate, Genera
             device=opened.device.type,
             context=context,
             concurrency=self.concurrency,
-            page_tokens=_PAGE_TOKENS,
             cache_tokens=self._cache_tokens,
             step_tokens=self._step_tokens,
         )
@@ -232,7 +230,7 @@ def _shape_of(model: Any) -> Shape:
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
         vocabulary=model.get_output_embeddings().weight.shape[0],
         itemsize=model.dtype.itemsize,
-        masks=2,
+        masks=len(set(getattr(config, "layer_types", None) or ["all"])),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import Any, Final
 
 from workflows.errors import WorkflowError
@@ -18,6 +19,8 @@ _SHARE: Final = 0.8
 # Requests are seldom as long as the context allows: those that find no room wait until others have ended.
 _FILLED: Final = 0.5
 _PREFILL_TOKENS: Final = {"cpu": 256, "cuda": 2048}
+# Small pages waste little and share short beginnings; flash attention on a GPU reads no smaller ones than 256.
+_PAGE_TOKENS: Final = {"cpu": 32, "cuda": 256}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,6 @@ def cache_size(
     device: str,
     context: int,
     concurrency: int,
-    page_tokens: int,
     cache_tokens: int | None = None,
     step_tokens: int | None = None,
 ) -> CacheSize:
@@ -81,17 +83,21 @@ def cache_size(
 
     Raises WorkflowError: there is no room for any, or not for those that were asked for.
     """
+    page_tokens = _PAGE_TOKENS[device]
     step = max(step_tokens or _PREFILL_TOKENS[device] + concurrency, concurrency)
     # Keys and values are kept in every layer; in one layer at a time they are gathered for the attention.
     kept = 2 * shape.layers * shape.kv_heads * shape.head_dim * shape.itemsize
     gathered = (2 * shape.heads + shape.kv_heads) * shape.head_dim * shape.itemsize
     masked = shape.masks * step * shape.itemsize
     scores = 4 * 4 * concurrency * shape.vocabulary
-    room = (budget - scores - step * (gathered + masked)) // (kept + gathered + masked)
-    useful = max(int(concurrency * context * _FILLED), 2 * context)
-    if cache_tokens is not None and cache_tokens > room:
-        raise WorkflowError(f"cache_tokens is {cache_tokens}, but there is memory for {max(room, 0)}")
-    pages = min(cache_tokens or useful, room) // page_tokens
-    if pages < 1:
+    room = (budget - scores - step * (gathered + masked)) // (kept + gathered + masked) // page_tokens
+    if room < 1:
         raise WorkflowError("there is no memory for keys and values: give this workflow more, or lower its concurrency")
-    return CacheSize(pages, page_tokens, step)
+    if cache_tokens is not None:
+        pages = ceil(cache_tokens / page_tokens)
+        if pages > room:
+            raise WorkflowError(f"cache_tokens is {cache_tokens}, but there is memory for {room * page_tokens}")
+        return CacheSize(pages, page_tokens, step)
+    whole = ceil(context / page_tokens)
+    useful = max(ceil(concurrency * whole * _FILLED), 2 * whole)
+    return CacheSize(min(useful, room), page_tokens, step)
