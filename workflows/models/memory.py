@@ -1,0 +1,387 @@
+"""Loaded models within a budget of bytes: leased to whoever uses them, loaded once at a time, put out when others need room.
+
+A load runs in a thread of its own and makes room only once it knows that the model is there and how large it is: an id that
+leads nowhere puts nothing out. Knows no model, no file and no device; what loading and freeing mean is the caller's.
+
+    memory = ModelMemory(Size(host=2 << 30))
+    with memory.lease("a", load_a) as model:
+        ...                                   # nobody frees it before this block ends
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic
+
+from typing_extensions import TypeVar
+
+from workflows.errors import NotReady, WorkflowError
+
+__all__ = ["Loaded", "MakeRoom", "ModelMemory", "Size", "Statistics"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T", default=Any)
+
+_MAX_REMEMBERED: Final = 1024
+_FIRST_RETRY_S: Final = 2.0
+_MIN_RETRY_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Bytes in the machine's memory and in its GPUs'."""
+
+    host: int = 0
+    gpu: int = 0
+
+    def __add__(self, other: Size) -> Size:
+        return Size(self.host + other.host, self.gpu + other.gpu)
+
+    def __sub__(self, other: Size) -> Size:
+        return Size(self.host - other.host, self.gpu - other.gpu)
+
+
+MakeRoom = Callable[[Size], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded(Generic[T]):
+    """What a load gives: the model, what it takes as measured, and how to free it."""
+
+    value: T
+    size: Size
+    free: Callable[[], None]
+
+
+@dataclass(slots=True)
+class Statistics:
+    """Since the beginning. `peak` counts models that are being loaded with what they are expected to take."""
+
+    loads: int = 0
+    hits: int = 0
+    evictions: int = 0
+    refusals: int = 0
+    peak: Size = field(default_factory=Size)
+
+
+@dataclass(slots=True, eq=False)
+class _Entry(Generic[T]):
+    """A model that is there. Before anybody has used it, it stays `until` those who were told to come back have."""
+
+    loaded: Loaded[T]
+    seconds: float
+    leases: int
+    claimed: bool
+    until: float
+    credit: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class _Load(Generic[T]):
+    """A load that is going on. Those who wait for it are given their leases when it ends."""
+
+    began: float
+    waiting: int = 0
+    entry: _Entry[T] | None = None
+    error: WorkflowError | None = None
+
+
+class ModelMemory(Generic[T]):
+    """Called from any thread.
+
+    Args:
+        budget: What all models together may take.
+        swap: Where a model does not fit beside those that are there, load it first and put others out then, so that a
+            failing load costs nothing; one such load at a time, so that the budget is exceeded by one model at most.
+            Otherwise others are put out first.
+        loads: Models that are loaded at once; more wait for their turn.
+        patience_s: How long anybody waits for a load, counted from its beginning: who comes later is told at once.
+        refuse_s: How long a load that failed is not tried again.
+        clock: Seconds, for tests.
+    """
+
+    def __init__(
+        self,
+        budget: Size,
+        *,
+        swap: bool = True,
+        loads: int = 4,
+        patience_s: float = 10.0,
+        refuse_s: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._budget = budget
+        self._swap = swap
+        self._patience_s = patience_s
+        self._refuse_s = refuse_s
+        self._clock = clock
+        self._slots = threading.BoundedSemaphore(loads)
+        self._changed = threading.Condition()
+        self._entries: dict[Hashable, _Entry[T]] = {}
+        self._loads: dict[Hashable, _Load[T]] = {}
+        self._refused: OrderedDict[Hashable, tuple[float, WorkflowError]] = OrderedDict()
+        self._seconds: OrderedDict[Hashable, float] = OrderedDict()
+        self._used = Size()  # by models, those being loaded and those being freed
+        self._swapping: object = None
+        self._inflation = 0.0
+        self._closed = False
+        self.statistics = Statistics()
+
+    # ---- what one asks for -----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def lease(
+        self, key: Hashable, load: Callable[[MakeRoom], Loaded[T]], *, wait_s: float | None = None
+    ) -> Iterator[T]:
+        """A model for the time of a `with` block, loaded if it is not there.
+
+        Args:
+            load: Called in another thread, with a function that it calls with the expected size before it takes any
+                memory worth mentioning. What it raises is raised by everybody who waits.
+            wait_s: How long this caller can wait; None is as long as `patience_s` allows.
+
+        Raises:
+            NotReady: It is still loading; `retry_after_s` says when to ask again.
+            WorkflowError: What the load raised, now or a short while ago.
+        """
+        entry = self._take(key, load, wait_s)
+        try:
+            yield entry.loaded.value
+        finally:
+            self._give_back(entry)
+
+    def held(self) -> list[Hashable]:
+        """The models that are there, those used last at the end."""
+        with self._changed:
+            return list(self._entries)
+
+    def close(self) -> None:
+        """Free everything, what is in use as soon as it is not. Loads that are going on are freed when they end."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._trim()
+
+    # ---- leases ----------------------------------------------------------------------------------------------------
+
+    def _take(self, key: Hashable, load: Callable[[MakeRoom], Loaded[T]], wait_s: float | None) -> _Entry[T]:
+        with self._changed:
+            if self._closed:
+                raise NotReady("unloaded", retry_after_s=None)
+            entry = self._entries.get(key)
+            if entry is not None:
+                entry.leases += 1
+                entry.claimed = True
+                self.statistics.hits += 1
+                self._credit(key, entry)
+                return entry
+            self._raise_refusal(key)
+            going = self._loads.get(key)
+            if going is None:
+                going = self._loads[key] = _Load(self._clock())
+                threading.Thread(target=self._load, args=(key, going, load), name="model-load", daemon=True).start()
+            return self._wait(key, going, wait_s)
+
+    def _wait(self, key: Hashable, going: _Load[T], wait_s: float | None) -> _Entry[T]:
+        left = going.began + self._patience_s - self._clock()
+        going.waiting += 1
+        try:
+            self._changed.wait_for(
+                lambda: going.entry or going.error or self._closed, left if wait_s is None else min(left, wait_s)
+            )
+        except BaseException:
+            going.waiting -= 1
+            if going.entry is not None:
+                going.entry.leases -= 1
+            raise
+        if going.entry is not None:
+            return going.entry
+        going.waiting -= 1
+        if going.error is not None:
+            raise copy.copy(going.error) from going.error
+        expected = self._seconds.get(key, _FIRST_RETRY_S) - (self._clock() - going.began)
+        raise NotReady("the model is being loaded", retry_after_s=max(_MIN_RETRY_S, expected))
+
+    def _give_back(self, entry: _Entry[T]) -> None:
+        with self._changed:
+            entry.leases -= 1
+            self._changed.notify_all()
+        self._trim()
+
+    def _credit(self, key: Hashable, entry: _Entry[T]) -> None:
+        """How dear a model is to keep: the seconds that loading it again takes, for each byte that it takes here, on top of
+        what the last one that was put out had (GreedyDual-Size). So all age that are not used."""
+        taken = max(1, entry.loaded.size.host + entry.loaded.size.gpu)
+        entry.credit = self._inflation + entry.seconds / taken
+        self._entries[key] = self._entries.pop(key, entry)
+
+    def _raise_refusal(self, key: Hashable) -> None:
+        until, error = self._refused.get(key, (0.0, None))
+        left = until - self._clock()
+        if error is None or left <= 0:
+            self._refused.pop(key, None)
+            return
+        self.statistics.refusals += 1
+        again = copy.copy(error)
+        if again.retry_after_s is not None:
+            again.retry_after_s = max(_MIN_RETRY_S, left)
+        raise again from error
+
+    # ---- loads, each in its own thread -----------------------------------------------------------------------------
+
+    def _load(self, key: Hashable, going: _Load[T], load: Callable[[MakeRoom], Loaded[T]]) -> None:
+        reserved, waited = Size(), 0.0
+
+        def make_room(expected: Size) -> None:
+            nonlocal reserved, waited
+            if reserved == Size():
+                before = self._clock()
+                self._reserve(going, expected)
+                reserved, waited = expected, self._clock() - before
+
+        loaded: Loaded[T] | None = None
+        error: WorkflowError | None = None
+        with self._slots:
+            began = self._clock()
+            try:
+                loaded = load(make_room)
+                if not _fits(loaded.size, self._budget):
+                    raise _too_large()
+            except WorkflowError as cause:
+                error = cause
+            except Exception as cause:
+                log.exception("a model could not be loaded")
+                error = WorkflowError("the model could not be loaded")
+                error.__cause__ = cause
+            if error is not None and loaded is not None:
+                _free(loaded)
+            self._finish(key, going, None if error else loaded, error, reserved, self._clock() - began - waited)
+        self._trim()
+
+    def _finish(
+        self,
+        key: Hashable,
+        going: _Load[T],
+        loaded: Loaded[T] | None,
+        error: WorkflowError | None,
+        reserved: Size,
+        seconds: float,
+    ) -> None:
+        with self._changed:
+            del self._loads[key]
+            self._used -= reserved
+            if loaded is not None:
+                until = self._clock() + self._patience_s
+                entry = _Entry(loaded, seconds, going.waiting, going.waiting > 0, until)
+                self._count(loaded.size)
+                self._credit(key, entry)
+                going.entry = entry
+                self.statistics.loads += 1
+                _remember(self._seconds, key, seconds)
+            elif error is not None:
+                going.error = error
+                for_s = self._refuse_s if error.retry_after_s is None else min(self._refuse_s, error.retry_after_s)
+                _remember(self._refused, key, (self._clock() + for_s, error))
+                self._end_swap(going)
+            self._changed.notify_all()
+
+    def _reserve(self, going: _Load[T], expected: Size) -> None:
+        """Wait until a model of this size may be loaded. Raises WorkflowError where it never can be."""
+        if not _fits(expected, self._budget):
+            raise _too_large()
+        while True:
+            with self._changed:
+                if self._closed:
+                    raise NotReady("unloaded", retry_after_s=None)
+                fits = _fits(self._used + expected, self._budget)
+                if fits or (self._swap and self._swapping is None):
+                    if not fits:
+                        self._swapping = going
+                    self._count(expected)
+                    return
+                victim = None if self._swap else self._victim()
+                if victim is None:
+                    self._changed.wait()
+                    continue
+            self._free_taken(victim)
+
+    # ---- putting out -----------------------------------------------------------------------------------------------
+
+    def _trim(self) -> None:
+        """Put models out until the others are within the budget; all of them once this is closed."""
+        while True:
+            with self._changed:
+                over = self._closed or not _fits(self._used, self._budget)
+                victim = self._victim() if over and self._all_loaded() else None
+                if victim is None:
+                    if not over:
+                        self._end_swap(self._swapping)
+                    return
+            self._free_taken(victim)
+
+    def _all_loaded(self) -> bool:
+        """Whether the one that exceeds the budget is there: before it is, the others stay."""
+        swapping = self._swapping
+        return self._closed or not isinstance(swapping, _Load) or swapping.entry is not None
+
+    def _victim(self) -> _Entry[T] | None:
+        """Take the cheapest model that nobody uses out of the books; the caller frees it. Its bytes still count."""
+        now = self._clock()
+        free = [
+            (not entry.claimed and now < entry.until, entry.credit, place)
+            for place, entry in enumerate(self._entries.values())
+            if entry.leases == 0
+        ]
+        if not free:
+            return None
+        entry = self._entries.pop(list(self._entries)[min(free)[2]])
+        self._inflation = max(self._inflation, entry.credit)
+        self.statistics.evictions += 1
+        return entry
+
+    def _free_taken(self, entry: _Entry[T]) -> None:
+        _free(entry.loaded)
+        with self._changed:
+            self._used -= entry.loaded.size
+            self._changed.notify_all()
+
+    def _end_swap(self, going: object) -> None:
+        if going is not None and self._swapping is going:
+            self._swapping = None
+            self._changed.notify_all()
+
+    def _count(self, size: Size) -> None:
+        self._used += size
+        peak = self.statistics.peak
+        self.statistics.peak = Size(max(peak.host, self._used.host), max(peak.gpu, self._used.gpu))
+
+
+def _fits(size: Size, budget: Size) -> bool:
+    return size.host <= budget.host and size.gpu <= budget.gpu
+
+
+def _too_large() -> WorkflowError:
+    return WorkflowError("the model is larger than all the memory that was given to models")
+
+
+def _free(loaded: Loaded[Any]) -> None:
+    try:
+        loaded.free()
+    except Exception:
+        log.exception("a model could not be freed")
+
+
+def _remember(table: OrderedDict[Hashable, Any], key: Hashable, value: object) -> None:
+    """Keys are what callers ask for: only so many are remembered."""
+    table[key] = value
+    table.move_to_end(key)
+    if len(table) > _MAX_REMEMBERED:
+        table.popitem(last=False)
