@@ -9,13 +9,14 @@ import logging
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Self
 
 from workflows.base import BaseInferenceWorkflow
 from workflows.card import Batching, Signature
 from workflows.errors import InvalidInput, WorkflowError
 from workflows.inference.graph_signature import GraphSignature, Selection
 from workflows.inference.merging import bucket_of, cost_of, merge, rows_of
+from workflows.inference.on_demand import PARAMETER, ModelsOnDemand, NamedRequest, OnDemand
 from workflows.inference.row_probe import Fill, mixed_outputs, sample
 from workflows.tensors import Array
 from workflows.types import Tensors, TensorsResult
@@ -44,12 +45,14 @@ class TensorModelWorkflow(BaseInferenceWorkflow[Tensors, TensorsResult]):
 
     Args:
         batch: None probes; True joins unprobed; False never joins.
+        on_demand: The models that requests may name by the parameter `model`, under the same options; None is none.
     """
 
     retry_safe = True
     sample_size: ClassVar[int] = 1
     _graph: GraphSignature
     _loaded = False
+    _others: ModelsOnDemand | None = None
 
     def __init__(
         self,
@@ -60,6 +63,7 @@ class TensorModelWorkflow(BaseInferenceWorkflow[Tensors, TensorsResult]):
         warm_up: bool,
         warm_up_sizes: Mapping[str, int] | None = None,
         outputs: list[str] | None = None,
+        on_demand: OnDemand | None = None,
     ) -> None:
         if outputs is not None and not outputs:
             raise InvalidInput("name at least one output, or leave `outputs` out for all", param="outputs")
@@ -68,6 +72,7 @@ class TensorModelWorkflow(BaseInferenceWorkflow[Tensors, TensorsResult]):
         self._warm_up = warm_up
         self._warm_up_sizes = dict(warm_up_sizes or {})
         self._default_outputs = outputs
+        self._on_demand = on_demand
 
     # ---- what a runtime brings -------------------------------------------------------------------------------------
 
@@ -83,6 +88,21 @@ class TensorModelWorkflow(BaseInferenceWorkflow[Tensors, TensorsResult]):
         """What the log calls the model."""
         return type(self).__name__
 
+    def fetch(self) -> int:
+        """For `on_demand`: make sure that the model is on this machine and may be loaded, without loading it.
+
+        Returns: about how many bytes it will take.
+        """
+        raise NotImplementedError
+
+    def taken_bytes(self) -> int:
+        """For `on_demand`: the bytes that the loaded model takes, where it lies."""
+        raise NotImplementedError
+
+    def _choose(self, model: str) -> None:
+        """For `on_demand`: this workflow, not set up, is to load the model of this id and no other."""
+        raise NotImplementedError
+
     # ---- life ------------------------------------------------------------------------------------------------------
 
     def _know(self, graph: GraphSignature) -> None:
@@ -97,6 +117,8 @@ class TensorModelWorkflow(BaseInferenceWorkflow[Tensors, TensorsResult]):
             if name not in known:
                 raise InvalidInput(f"no free axis is called {name[:64]!r}; {_called(known)}", param="warm_up_sizes")
         self._loaded = True
+        if self._on_demand is not None:
+            self._others = ModelsOnDemand(self._on_demand, self._another, on_gpu=bool(self.resources.gpu_ids))
 
     def do_warm_up(self) -> None:
         """Run on zeros, then find out which outputs depend on the company that a row keeps."""
@@ -115,23 +137,41 @@ class TensorModelWorkflow(BaseInferenceWorkflow[Tensors, TensorsResult]):
 
     def do_teardown(self) -> None:
         self._loaded = False
+        if self._others is not None:
+            self._others.close()
+            self._others = None
 
     # ---- requests --------------------------------------------------------------------------------------------------
 
-    def do_preprocessing(self, input_data: Tensors) -> Request:
-        """Check a request. Raises InvalidInput whose `param` is the tensor's name, or `outputs`, or the parameter."""
+    def do_preprocessing(self, input_data: Tensors) -> Request | NamedRequest:
+        """Check a request. Raises InvalidInput whose `param` is the tensor's name, or `outputs`, or the parameter; and for
+        one that names a model ModelNotFound, NotReady, or what loading it raises."""
         for key in input_data.parameters:
-            raise InvalidInput(f"parameter {key[:64]!r} is unknown", param=f"parameters.{key[:64]}")
+            if key != PARAMETER or self._others is None:
+                raise InvalidInput(f"parameter {key[:64]!r} is unknown", param=f"parameters.{key[:64]}")
+        if input_data.parameters and self._others is not None:
+            return self._others.prepare(self._others.named(input_data.parameters), input_data)
+        return self.check(input_data)
+
+    def check(self, input_data: Tensors) -> Request:
+        """A request to this workflow's own model."""
         selection = self._default if input_data.outputs is None else self._select(tuple(input_data.outputs))
         feeds = self._graph.check(input_data.inputs)
         joins = self._joins(selection) and self._graph.joinable(feeds) and bool(rows_of(feeds))
         return Request(feeds, selection, joins)
 
-    def do_run_batch(self, batch: list[Request]) -> list[dict[str, Array] | WorkflowError]:
+    def do_run_batch(self, batch: list[Request] | list[NamedRequest]) -> list[dict[str, Array] | WorkflowError]:
         """Run what can be joined as one; a joined run that raises is for the caller to halve.
 
         One request alone is exactly one run of the model on its own arrays.
         """
+        named = [request for request in batch if isinstance(request, NamedRequest)]
+        if named and self._others is not None:  # then all are, and name the same: see `bucket`
+            return self._others.run(named)
+        return self.run_own([request for request in batch if isinstance(request, Request)])
+
+    def run_own(self, batch: list[Request]) -> list[dict[str, Array] | WorkflowError]:
+        """`do_run_batch` on this workflow's own model."""
         joining = [request for request in batch if request.joins]
         together = self._together(joining) if len(joining) > 1 else None
         if together is None:
@@ -147,18 +187,31 @@ class TensorModelWorkflow(BaseInferenceWorkflow[Tensors, TensorsResult]):
         return cost_of(input_data.inputs)
 
     def bucket(self, input_data: Tensors) -> Hashable:
-        """Names, dtypes, trailing shapes and the outputs asked for."""
-        return bucket_of(input_data.inputs), input_data.outputs and tuple(input_data.outputs)
+        """Names, dtypes, trailing shapes, the outputs asked for, and the model."""
+        outputs = input_data.outputs and tuple(input_data.outputs)
+        model = input_data.parameters.get(PARAMETER) if input_data.parameters else None
+        return bucket_of(input_data.inputs), outputs, model if isinstance(model, str) else None
 
     @property
     def limits(self) -> Batching:
-        """One by one where requests cannot be joined."""
-        return self._batching if not self._loaded or self._joins(self._default) else Batching(max_size=1)
+        """One by one where requests cannot be joined, unless they may name a model where they can."""
+        joins = not self._loaded or self._others is not None or self._joins(self._default)
+        return self._batching if joins else Batching(max_size=1)
 
     def signature(self) -> Signature | None:
         return self._graph.for_card(self._default.wanted) if self._loaded and self._graph.declared else None
 
     # ---- running ---------------------------------------------------------------------------------------------------
+
+    def _another(self, model: str) -> Self:
+        """A workflow with these options for another model, not set up: its life begins anew."""
+        made = type(self).__new__(type(self))
+        for option, value in vars(self).items():
+            vars(made).setdefault(option, value)
+        made.resources = self.resources
+        made._loaded, made._on_demand, made._others = False, None, None
+        made._choose(model)
+        return made
 
     def _alone(self, request: Request) -> dict[str, Array] | WorkflowError:
         try:

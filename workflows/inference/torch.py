@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -16,6 +17,7 @@ from pydantic import Field
 from workflows.card import Batching, TensorSpec
 from workflows.errors import InvalidInput, WorkflowError
 from workflows.inference.graph_signature import GraphSignature, Input, Output, Selection
+from workflows.inference.on_demand import OnDemand
 from workflows.inference.tensor_model import Request, TensorModelWorkflow
 from workflows.inference.torch_device import Dtype, prepare_device
 from workflows.inference.torch_files import checked_pin, read_program, read_weights
@@ -64,10 +66,13 @@ class TorchInferenceWorkflow(TensorModelWorkflow):
             possible where the signature is known.
         max_batch: Requests that may run together.
         max_rows: Rows that may run together; None is unlimited.
+        on_demand: The models that requests may name beside this one, weights for `module` or else programs; see
+            `workflows.inference.on_demand.OnDemand`. `sha256` is this one's only.
     """
 
     sample_size = 2  # exported programs often leave no room for 1
     _program: Program | None = None
+    _path: Path | None = None
 
     def __init__(
         self,
@@ -89,12 +94,13 @@ class TorchInferenceWorkflow(TensorModelWorkflow):
         warm_up: bool = True,
         max_batch: Annotated[int, Field(ge=1, le=4096)] = 32,
         max_rows: Annotated[int, Field(ge=1)] | None = None,
+        on_demand: OnDemand | None = None,
     ) -> None:
         if (model is None) == (module is None) or (module is None) != (weights is None):
             raise InvalidInput("give either `module` with `weights`, or `model`")
         if output_names is not None and not output_names:
             raise InvalidInput("name at least one output, or leave `output_names` out for all", param="output_names")
-        super().__init__(batch=batch, max_batch=max_batch, max_rows=max_rows, warm_up=warm_up)
+        super().__init__(batch=batch, max_batch=max_batch, max_rows=max_rows, warm_up=warm_up, on_demand=on_demand)
         self._module = module
         self._module_options = dict(module_options or {})
         self._file = model or weights or ""
@@ -121,7 +127,7 @@ class TorchInferenceWorkflow(TensorModelWorkflow):
 
         self._torch = torch
         self._device = prepare_device(torch, self.resources, self._threads)
-        path = resolve_model(self._file, self._root, self._sources)
+        path = self._found()
         if self._module is not None:
             content = read_weights(path, self._pin)
             loaded = self._placed(from_class(torch, safetensors.torch, self._module, self._module_options, content))
@@ -141,15 +147,34 @@ class TorchInferenceWorkflow(TensorModelWorkflow):
 
     def do_teardown(self) -> None:
         super().do_teardown()
-        self._program = None
+        self._program = self._path = None
         if self._device.type == "cuda":
             self._torch.cuda.empty_cache()
 
+    # ---- other models ----------------------------------------------------------------------------------------------
+
+    def fetch(self) -> int:
+        return self._found().stat().st_size
+
+    def _found(self) -> Path:
+        if self._path is None:
+            self._path = resolve_model(self._file, self._root, self._sources)
+        return self._path
+
+    def taken_bytes(self) -> int:
+        """Of parameters and buffers, each once."""
+        assert self._program is not None
+        module = self._program.module
+        return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+
+    def _choose(self, model: str) -> None:
+        self._file, self._root, self._path, self._pin = model, None, None, None
+
     # ---- requests --------------------------------------------------------------------------------------------------
 
-    def do_preprocessing(self, input_data: Tensors) -> Request:
+    def check(self, input_data: Tensors) -> Request:
         """As for every tensor model; also refuses what torch has no tensors of."""
-        request = super().do_preprocessing(input_data)
+        request = super().check(input_data)
         for name, array in request.feeds.items():
             check_dtype(name, array)
         return request

@@ -22,7 +22,7 @@ from typing import Any, Final, Generic
 
 from typing_extensions import TypeVar
 
-from workflows.errors import NotReady, WorkflowError
+from workflows.errors import NotReady, Overloaded, WorkflowError
 
 __all__ = ["Loaded", "MakeRoom", "ModelMemory", "Size", "Statistics"]
 
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T", default=Any)
 
 _MAX_REMEMBERED: Final = 1024
+_MAX_LOADS: Final = 64  # that go on or wait for their turn
 _FIRST_RETRY_S: Final = 2.0
 _MIN_RETRY_S: Final = 1.0
 
@@ -150,6 +151,7 @@ class ModelMemory(Generic[T]):
 
         Raises:
             NotReady: It is still loading; `retry_after_s` says when to ask again.
+            Overloaded: Very many others are.
             WorkflowError: What the load raised, now or a short while ago.
         """
         entry = self._take(key, load, wait_s)
@@ -162,6 +164,11 @@ class ModelMemory(Generic[T]):
         """The models that are there, those used last at the end."""
         with self._changed:
             return list(self._entries)
+
+    @property
+    def used(self) -> Size:
+        """What models take now, those that are being loaded and freed among them."""
+        return self._used
 
     def close(self) -> None:
         """Free everything, what is in use as soon as it is not. Loads that are going on are freed when they end."""
@@ -186,6 +193,8 @@ class ModelMemory(Generic[T]):
             self._raise_refusal(key)
             going = self._loads.get(key)
             if going is None:
+                if len(self._loads) >= _MAX_LOADS:
+                    raise Overloaded("too many models are being loaded")
                 going = self._loads[key] = _Load(self._clock())
                 threading.Thread(target=self._load, args=(key, going, load), name="model-load", daemon=True).start()
             return self._wait(key, going, wait_s)

@@ -42,7 +42,8 @@ class ModelSources(BaseModel):
         token_file: A file that holds the hub's token and is read for each model; None leaves it to huggingface_hub.
         lock: A `models.lock`: nothing that it does not list is loaded by an id.
         code_sha256: Hashes of files that run code when they are loaded (TorchScript, torch.export) and may be all the same.
-        check_hashes: Whether a cached file is read and compared with its hash each time before it is loaded.
+        check_hashes: Whether a cached file is compared with its hash before a process loads it, and again once it was
+            touched; otherwise only its size is.
         disk_bytes: How large the cache may get; None is as large as the disk allows.
         keep_free_bytes: What downloads leave free on the disk.
         max_file_bytes, max_model_bytes: What is larger is refused before it is downloaded, or once it proves to be.

@@ -62,6 +62,7 @@ class ModelStore:
         self._guard = threading.Lock()
         self._alone: dict[str, threading.Lock] = {}
         self._storages: dict[str, Storage] = {}
+        self._verified: dict[Path, tuple[str, int, int, int, int, int]] = {}
         self._slots = threading.BoundedSemaphore(sources.parallel)
 
     # ---- what one asks for -----------------------------------------------------------------------------------------
@@ -146,9 +147,8 @@ class ModelStore:
         directory = self._directory(ref, resolved.listing.commit)
         names = _chosen(ref, resolved.listing.files, wanted)
         files = {name: resolved.files[name] for name in names if name in resolved.files}
-        hashed = self._sources.check_hashes
         if len(files) < len(names) or not all(
-            _is_right(directory / name, file, hashed) for name, file in files.items()
+            self._still_right(directory / name, file) for name, file in files.items()
         ):
             return None
         return _Found(directory, files)
@@ -158,7 +158,7 @@ class ModelStore:
         names = _chosen(ref, record.files if record else _listed(directory), wanted)
         if record is not None:
             for name in names:
-                if not _is_right(directory / name, record.files[name], self._sources.check_hashes):
+                if not self._still_right(directory / name, record.files[name]):
                     log.warning("%s: %s is not what models.lock says", ref, name)
                     raise absent()
         return locate(names[0], directory) if ref.files else directory
@@ -171,6 +171,20 @@ class ModelStore:
             except ModelNotFound:
                 continue
         raise absent()
+
+    def _still_right(self, path: Path, record: FileRecord) -> bool:
+        """Whether a file has its hash, which is not computed again while nobody touches the file: the system sets the time
+        of a file's last change, and lets nobody else do it."""
+        try:
+            about = path.stat()
+        except OSError:
+            return False
+        seen = (record.sha256, about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+        if self._verified.get(path) != seen:
+            if not _is_right(path, record, hashed=self._sources.check_hashes):
+                return False
+            self._verified[path] = seen
+        return True
 
     @staticmethod
     def _refuse_unlisted(directory: Path, record: ModelRecord) -> None:

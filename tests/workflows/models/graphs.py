@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnx.parser
 
-__all__ = ["adds", "model", "tensor"]
+__all__ = ["adds", "big", "model", "tensor"]
 
 
 def adds(number: int) -> bytes:
@@ -35,3 +35,17 @@ def model(*weights: onnx.TensorProto, node: onnx.NodeProto | None = None) -> onn
         list(weights),
     )
     return onnx.helper.make_model(graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid("", 21)])
+
+
+def big(number: int, size: int) -> bytes:
+    """A graph like `adds`, of about `size` bytes, all of which it needs."""
+    made = onnx.load_from_string(adds(number))
+    made.graph.ClearField("node")
+    made.graph.ClearField("initializer")
+    weights = np.zeros(size // 4, np.float32)
+    weights[-1] = number
+    made.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+    made.graph.initializer.append(onnx.numpy_helper.from_array(np.array([size // 4 - 1]), "last"))
+    made.graph.node.append(onnx.helper.make_node("Gather", ["w", "last"], ["c"]))
+    made.graph.node.append(onnx.helper.make_node("Add", ["x", "c"], ["y"]))
+    return bytes(made.SerializeToString())
