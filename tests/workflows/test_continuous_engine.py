@@ -114,6 +114,22 @@ async def test_who_leaves_the_queue_leaves_nothing_there(opened: Opened) -> None
     assert left_behind(workflow) == []
 
 
+async def test_who_leaves_the_queue_holds_up_nobody_behind_them(opened: Opened) -> None:
+    workflow = await opened(cache_tokens=LLAMA_CONTEXT)
+    steps = Steps(model_of(workflow))
+    async with aclosing(workflow.astream(asked([3], max_tokens=30))) as running:
+        steps.allow(1)
+        await anext(running)
+        large = asyncio.create_task(workflow.ainference(asked([4] * 70, max_tokens=20)))
+        small = asyncio.create_task(workflow.ainference(asked([5], max_tokens=2)))
+        steps.allow(1)
+        await anext(running)
+        large.cancel()
+        steps.allow(4)
+        assert (await small).usage.completion_tokens == 2
+        steps.allow(60)
+
+
 async def test_the_first_chunk_does_not_wait_for_the_second_token(opened: Opened) -> None:
     workflow = await opened()
     steps = Steps(model_of(workflow))

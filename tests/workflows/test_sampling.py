@@ -133,9 +133,9 @@ def test_only_a_plain_greedy_request_needs_no_choosing() -> None:
     assert chooser(Sampling(temperature=0.0)).plain
     assert chooser(Sampling(temperature=1e-6, top_k=3, top_p=0.5)).plain
     assert not chooser(Sampling(temperature=0.0), top_logprobs=0).plain
+    assert not chooser(Sampling(temperature=0.0, min_tokens=1), ends=frozenset({1})).plain
     for wish in (
         Sampling(),
-        Sampling(temperature=0.0, min_tokens=1),
         Sampling(temperature=0.0, logit_bias={"1": 1.0}),
         Sampling(temperature=0.0, presence_penalty=0.5),
     ):

@@ -17,7 +17,7 @@ from pydantic import Field
 from workflows.async_base import AsyncInferenceWorkflow
 from workflows.card import Card
 from workflows.context import cancelled
-from workflows.errors import Cancelled, InvalidInput
+from workflows.errors import Cancelled, InvalidInput, WorkflowError
 from workflows.inference.generation.cache_size import Shape, cache_size, memory_budget
 from workflows.inference.generation.continuous import ContinuousEngine
 from workflows.inference.generation.decoder import TokenizerDecoder
@@ -221,13 +221,17 @@ class TransformersTextGenerationWorkflow(AsyncInferenceWorkflow[Generate, Genera
 
 
 def _shape_of(model: Any) -> Shape:
+    """Raises WorkflowError for a model that has no attention of the usual kind."""
     config = model.config.get_text_config()
-    heads = config.num_attention_heads
+    heads = getattr(config, "num_attention_heads", None)
+    head_dim = getattr(config, "head_dim", None) or (heads and config.hidden_size // heads)
+    if not heads or not head_dim:
+        raise WorkflowError(f"{type(model).__name__} has no attention heads: it cannot be batched continuously")
     return Shape(
         layers=config.num_hidden_layers,
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
         heads=heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        head_dim=head_dim,
         vocabulary=model.get_output_embeddings().weight.shape[0],
         itemsize=model.dtype.itemsize,
         masks=len(set(getattr(config, "layer_types", None) or ["all"])),

@@ -87,14 +87,15 @@ class ContinuousEngine:
         if self._running.pop(answer.id, None) is None:
             if answer in self._waiting:
                 self._waiting.remove(answer)
-            return
-        if self._manager is not None:
+        elif self._manager is not None:
             self._manager.forget(answer.id, cancel=not answer.finished)
-            self._let_in()
+        self._let_in()
 
     def _let_in(self) -> None:
         """Hand waiting requests to the manager, first come first served, as far as there is room."""
-        if self._waiting and self._manager is None and self._opening is None and not self._stopped:
+        if self._stopped:
+            return
+        if self._waiting and self._manager is None and self._opening is None:
             self._reopen(None)
         while self._waiting and self._manager is not None and len(self._running) < self._concurrency:
             answer = self._waiting[0]

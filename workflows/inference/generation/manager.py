@@ -75,6 +75,9 @@ class Manager:
 
     def add(self, name: str, row: Row, order: Order) -> bool:
         """Begin a request, for which `rooms` has room. False where the thread has ended."""
+        # Asked beforehand, because a manager that takes no more logs what it was given.
+        if self._manager.background_thread_status.can_accept_new_requests() is not None:
+            return False
         self._rows.by_id[name] = row
         taken = self._manager.add_request(
             order.prompt,

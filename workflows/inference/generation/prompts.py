@@ -52,14 +52,12 @@ class Prompts:
         """
         if asked.messages is not None:
             text = self._conversation(asked.messages, asked.truncate)
-            prompt = Prompt(self._tokens(text, "messages", asked.truncate, with_specials=False), "messages")
+            prompt = self._tokens(text, "messages", asked.truncate, with_specials=False)
         elif asked.prompt_tokens is not None:
             prompt = Prompt(self._known(asked.prompt_tokens), "prompt_tokens")
         else:
             assert asked.prompt is not None  # Generate holds exactly one of the three
-            prompt = Prompt(
-                self._tokens(asked.prompt, "prompt", asked.truncate, with_specials=True) or self._begin(), "prompt"
-            )
+            prompt = self._tokens(asked.prompt, "prompt", asked.truncate, with_specials=True)
         tokens = prompt.tokens if asked.truncate is None else prompt.tokens[-asked.truncate :]
         if len(tokens) >= self._context:
             raise ContextTooLong(
@@ -74,22 +72,22 @@ class Prompts:
             )
         return tokens
 
-    def _begin(self) -> list[int]:
+    def _begin(self, param: str) -> list[int]:
         begin = self._tokenizer.bos_token_id
         if begin is None:
             raise InvalidInput(
-                "the prompt is empty, and this model needs at least one token to start from", param="prompt"
+                "the prompt is empty, and this model needs at least one token to start from", param=param
             )
         return [begin]
 
-    def _tokens(self, text: str, param: str, truncate: int | None, *, with_specials: bool) -> list[int]:
+    def _tokens(self, text: str, param: str, truncate: int | None, *, with_specials: bool) -> Prompt:
         if truncate is not None and truncate < self._context:
             text = text[-(truncate * self._max_token_chars + _LONGEST_WORD) :]
             check_text(text, param, len(text))
         else:
             check_text(text, param, self._context * self._max_token_chars)
         encoded = self._tokenizer(text, add_special_tokens=with_specials, return_attention_mask=False, verbose=False)
-        return list(encoded["input_ids"])
+        return Prompt(list(encoded["input_ids"]) or self._begin(param), param)
 
     def _conversation(self, messages: list[Message], truncate: int | None) -> str:
         """The conversation as the text that the model was trained to continue. The template runs in jinja's sandbox."""

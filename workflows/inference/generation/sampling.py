@@ -47,8 +47,9 @@ class TokenChooser:
         self._limits = (sampling.top_p, sampling.min_p, sampling.typical_p) != (1.0, 0.0, 1.0)
         self._top = order.top_logprobs
         self._made = 0
-        self._ends = torch.tensor(sorted(order.ends), dtype=torch.long, device=device) if order.ends else None
-        self._biased = self._biases = self._seen = self._counts = None
+        self._ends = self._biased = self._biases = self._seen = self._counts = None
+        if sampling.min_tokens and order.ends:
+            self._ends = torch.tensor(sorted(order.ends), device=device)
         if sampling.logit_bias:
             self._biased = torch.tensor([int(token) for token in sampling.logit_bias], device=device)
             self._biases = torch.tensor(list(sampling.logit_bias.values()), dtype=torch.float32, device=device)
@@ -57,7 +58,7 @@ class TokenChooser:
             self._seen[torch.tensor(order.prompt, device=device)] = True
         if sampling.presence_penalty or sampling.frequency_penalty:
             self._counts = torch.zeros(vocabulary, dtype=torch.float32, device=device)
-        changed = sampling.min_tokens or any(part is not None for part in (self._biased, self._seen, self._counts))
+        changed = any(part is not None for part in (self._ends, self._biased, self._seen, self._counts))
         self.plain = self._greedy and self._top is None and not changed
 
     def __call__(self, scores: Any) -> Made:
@@ -85,7 +86,7 @@ class TokenChooser:
             scores.sub_((self._counts > 0).float(), alpha=sampling.presence_penalty)
         if self._biased is not None:
             scores[self._biased] += self._biases
-        if self._made < sampling.min_tokens and self._ends is not None:
+        if self._ends is not None and self._made < sampling.min_tokens:
             scores[self._ends] = float("-inf")
 
     def _drawn(self, scores: Any) -> int:
