@@ -223,6 +223,14 @@ async def test_a_cache_smaller_than_the_context_bounds_it(opened: Opened) -> Non
     assert (await workflow.ainference(asked([3] * 60))).usage.completion_tokens <= 4
 
 
+async def test_prompts_can_be_kept_from_each_other(opened: Opened) -> None:
+    for shared, known in ((True, 64), (False, None)):
+        workflow = await opened(share_prefixes=shared)
+        answers = [await workflow.ainference(asked([3] * 70)) for _ in range(2)]
+        assert answers[1].usage.cached_tokens == known
+        assert tokens_of(answers[0]) == tokens_of(answers[1])
+
+
 async def test_memory_that_is_too_little_is_said_at_setup(root: Path) -> None:
     workflow = TransformersTextGenerationWorkflow("llama", root=str(root), threads=1)
     workflow.resources = Resources(memory_bytes=600 << 20)

@@ -51,10 +51,11 @@ class TransformersTextGenerationWorkflow(AsyncInferenceWorkflow[Generate, Genera
     for is cut and finishes with "length"; a prompt that leaves no room at all is refused. `usage.completion_tokens`
     counts every token that was made, the one that ended the answer included.
 
-    Greedy answers, and drawn ones with a seed, do not depend on the other requests, as far as the scores do not: in the
-    same batch as others a score comes out with other rounding errors, on a CPU in float32 by about a millionth, in
-    bfloat16 by about a hundredth. Only where the best two tokens, or a drawn number and the border between two tokens,
-    are closer than that, company can change an answer.
+    Greedy answers, and drawn ones with a seed, do not depend on the other requests as far as the scores do not. In
+    company a score is rounded otherwise: on a CPU, of scores up to 13, by up to 0.00001 in float32 and 0.06 in bfloat16.
+    Only where two tokens, or a drawn number and the border between two tokens, are closer than that, can company change
+    an answer; float32 is for who needs to rule that out, as good as. Another device, number of threads or version of
+    torch rounds otherwise as well.
 
     Args:
         model: Directory with config.json, a tokenizer and safetensors weights.
@@ -66,6 +67,8 @@ class TransformersTextGenerationWorkflow(AsyncInferenceWorkflow[Generate, Genera
         concurrency: How many requests are worked on at once; each further one waits until another has ended.
         cache_tokens: So many tokens of all requests together may be in work; by default what memory allows and is of use.
         step_tokens: How many tokens of prompts are read between two tokens of the answers, about.
+        share_prefixes: Keep what was read of prompts, for others that begin alike. Callers can tell from `cached_tokens`, and
+            by a clock, whether somebody has sent the same beginning before.
     """
 
     # Unseeded sampling gives another answer on the second run, which is as good as the first: no harm is done.
@@ -83,6 +86,7 @@ class TransformersTextGenerationWorkflow(AsyncInferenceWorkflow[Generate, Genera
         concurrency: Annotated[int, Field(ge=1, le=1024)] = 64,
         cache_tokens: Annotated[int, Field(ge=1)] | None = None,
         step_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None,
+        share_prefixes: bool = True,
     ) -> None:
         self._model = model
         self._root = root
@@ -92,6 +96,7 @@ class TransformersTextGenerationWorkflow(AsyncInferenceWorkflow[Generate, Genera
         self._context_tokens = context_tokens
         self._cache_tokens = cache_tokens
         self._step_tokens = step_tokens
+        self._share_prefixes = share_prefixes
         self.concurrency = concurrency
 
     def check_files(self) -> None:
@@ -210,7 +215,13 @@ class TransformersTextGenerationWorkflow(AsyncInferenceWorkflow[Generate, Genera
             step_tokens=self._step_tokens,
         )
         self._engine: Engine = ContinuousEngine(
-            torch, transformers, model, size, context=context, concurrency=self.concurrency
+            torch,
+            transformers,
+            model,
+            size,
+            context=context,
+            concurrency=self.concurrency,
+            share_prefixes=self._share_prefixes,
         )
 
     def _echo(self, asked: Generate, tokens: Sequence[int]) -> str:

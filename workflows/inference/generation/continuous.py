@@ -35,10 +35,19 @@ class ContinuousEngine:
         size: Of the cache.
         context: What the model was made for. Less where the cache is smaller, see `context_tokens`.
         concurrency: How many requests are in one step at most; others wait their turn.
+        share_prefixes: Whether prompts that begin alike are read once.
     """
 
     def __init__(
-        self, torch: Any, transformers: Any, model: Any, size: CacheSize, *, context: int, concurrency: int
+        self,
+        torch: Any,
+        transformers: Any,
+        model: Any,
+        size: CacheSize,
+        *,
+        context: int,
+        concurrency: int,
+        share_prefixes: bool,
     ) -> None:
         self.context_tokens = context
         self._torch = torch
@@ -46,6 +55,7 @@ class ContinuousEngine:
         self._model = model
         self._size = size
         self._concurrency = concurrency
+        self._share_prefixes = share_prefixes
         self._vocabulary = model.get_output_embeddings().weight.shape[0]
         self._ids = count()
         self._waiting: deque[_Answer] = deque()
@@ -148,6 +158,7 @@ class ContinuousEngine:
             self._model,
             self._size,
             self._concurrency,
+            self._share_prefixes,
             self._loop,
             self._delivered,
             self._died,

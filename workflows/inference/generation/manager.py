@@ -40,6 +40,7 @@ class Manager:
         model: Any,
         size: CacheSize,
         concurrency: int,
+        share_prefixes: bool,
         loop: asyncio.AbstractEventLoop,
         delivered: Callable[[Sequence[Any]], None],
         died: Callable[[Manager], None],
@@ -50,6 +51,7 @@ class Manager:
             num_blocks=size.pages,
             max_batch_tokens=size.step_tokens,
             max_requests_per_batch=concurrency,
+            allow_block_sharing=share_prefixes,
             max_memory_percent=1.0,  # `size` has its own bounds
             # Tokens are chosen by Python code between two steps, which a graph would not run.
             use_cuda_graph=False,
