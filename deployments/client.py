@@ -23,11 +23,14 @@ class Item:
     """One input on its way to a workflow, with the call it belongs to; for reading only.
 
     `since` is when it came to whoever sends it, as a reading of `time.monotonic()` of this process; 0 means now.
+    `affinity` is what it has in common with others that had better go to the same replica, because that remembers
+    something of it: its session, or the model that it names. It does not travel.
     """
 
     input_data: Any
     call: CallContext
     since: float = 0.0
+    affinity: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

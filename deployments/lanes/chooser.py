@@ -1,7 +1,8 @@
 """Which way an envelope takes: over the least busy local lane, or over the handle, which reaches every replica.
 
-What belongs to a session goes to the same lane every time, for as long as that one is not much busier than others: the
-replica at its end may remember the beginning of a conversation.
+What belongs together goes over the same lane every time, for as long as that one is not much busier than others: the
+replica at its end may remember the beginning of a conversation, or hold a model. When it is too busy, a second one helps,
+and always the same, so that a model that many ask for spreads to as many replicas as it takes, and no further.
 
 Lanes come and go: who knows of replicas says so with `adopt`, and a lane that is lost leaves by itself. The handle's share
 is that of the replicas that have no lane: those of other machines, and those that are not connected yet.
@@ -33,8 +34,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-SESSION_WORTH: Final = 8
-"""So many items more may be outstanding at a session's own replica before another one is quicker."""
+MEMORY_WORTH: Final = 8
+"""So many items more than elsewhere may be outstanding at a replica that remembers, before another one is quicker."""
 
 
 class LaneChooser:
@@ -98,11 +99,11 @@ class LaneChooser:
             await lane.close()
 
     def submit(self, items: Sequence[Item]) -> AsyncGenerator[list[tuple[int, Outcome]]]:
-        lane = self._lane_for(items[0].call.session_id)
+        lane = self._lane_for(items[0].affinity if items else None)
         return self._by_handle(len(items), self._handle.submit(items)) if lane is None else lane.submit(items)
 
     def stream(self, item: Item) -> AsyncGenerator[list[Any]]:
-        lane = self._lane_for(item.call.session_id)
+        lane = self._lane_for(item.affinity)
         return self._by_handle(1, self._handle.stream(item)) if lane is None else lane.stream(item)
 
     async def _by_handle(self, items: int, groups: AsyncGenerator[T]) -> AsyncGenerator[T]:
@@ -143,15 +144,18 @@ class LaneChooser:
     async def statistics(self) -> Statistics:
         return await self._handle.statistics()
 
-    def _lane_for(self, session: str | None) -> Lane | None:
+    def _lane_for(self, affinity: str | None) -> Lane | None:
         """The lane to take; None for the handle."""
         best = self._least_busy()
-        if session is None or best is None or len(self._lanes) < 2:
+        if affinity is None or best is None or len(self._lanes) < 2:
             return best
-        own = max(self._lanes, key=lambda address: _rank(session, address.replica))
-        if own.replica in self._unloaded or self._lanes[own].outstanding > best.outstanding + SESSION_WORTH:
-            return best
-        return self._lanes[own]
+        room = [
+            address
+            for address, lane in self._lanes.items()
+            if address.replica not in self._unloaded and lane.outstanding <= best.outstanding + MEMORY_WORTH
+        ]
+        own = max(room, key=lambda address: _rank(affinity, address.replica), default=None)
+        return best if own is None else self._lanes[own]
 
     def _least_busy(self) -> Lane | None:
         """The lane to take; None for the handle."""
@@ -199,10 +203,10 @@ class LaneChooser:
             self._changed()
 
 
-def _rank(session: str, replica: str) -> bytes:
-    """Of all replicas, the one with the highest rank is the session's own (rendezvous hashing): when one comes or goes,
-    other sessions keep theirs."""
-    return blake2b(f"{session}\0{replica}".encode("utf-8", "replace"), digest_size=8).digest()
+def _rank(affinity: str, replica: str) -> bytes:
+    """What belongs together goes to the replica of the highest rank (rendezvous hashing): when one comes or goes, the rest
+    stays where it is."""
+    return blake2b(f"{affinity}\0{replica}".encode("utf-8", "replace"), digest_size=8).digest()
 
 
 def _outstanding(lane: Lane) -> int:

@@ -1,7 +1,8 @@
 """Who answers, by when, and what happens if the caller leaves. One dispatcher per workflow; no Ray, no HTTP.
 
 Requests that arrive while calls are out travel together in the next call (an envelope); an idle path sends at once.
-Those of one session travel with no others, because they have a replica of their own to go to.
+Those of one session travel with no others, because they have a replica of their own to go to, and so do those that name one
+model.
 
     inference -> waiting -> [call] -> outcome          every path out of here is one of:
                    |          |                        an output, an error of the tree, or the caller is gone
@@ -35,7 +36,7 @@ from workflows.context import CallContext
 from workflows.deadlines import given_up
 from workflows.errors import Cancelled, DeadlineExceeded, Overloaded, ReplicaLost, Unloaded, WorkflowError
 
-__all__ = ["Dispatcher"]
+__all__ = ["Dispatcher", "affinity_of"]
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +130,9 @@ class Dispatcher:
         if len(self._waiting) >= self.max_queue or (self._room is not None and self._taken >= self._room):
             raise self._given_up(Overloaded("too many requests are waiting for this workflow"))
         loop = asyncio.get_running_loop()
-        pending = _Pending(Item(input_data, call, time.monotonic()), loop.create_future())
+        pending = _Pending(
+            Item(input_data, call, time.monotonic(), affinity_of(input_data, call)), loop.create_future()
+        )
         left = call.seconds_left()
         alarm = None
         if left is not None:
@@ -158,11 +161,12 @@ class Dispatcher:
             raise self._given_up(late)
         self._streams += 1
         since = time.monotonic()
+        item = Item(input_data, call, since, affinity_of(input_data, call))
         try:
             for attempt in range(1, REFUSALS + 1):
                 begun = False
                 try:
-                    async with aclosing(self.client.stream(Item(input_data, call, since))) as groups:
+                    async with aclosing(self.client.stream(item)) as groups:
                         async for group in groups:
                             begun = True
                             yield group
@@ -205,7 +209,7 @@ class Dispatcher:
         size = 0
         while self._waiting and len(envelope) < MAX_ENVELOPE:
             pending = self._waiting[0]
-            if envelope and pending.item.call.session_id != envelope[0].item.call.session_id:
+            if envelope and pending.item.affinity != envelope[0].item.affinity:
                 break
             size += _bytes_of(pending.item.input_data)
             if envelope and size > MAX_ENVELOPE_BYTES:
@@ -334,6 +338,15 @@ class Dispatcher:
             log.debug("could not tell the replicas who left", exc_info=True)  # they find out at the deadline
         finally:
             self._telling = None
+
+
+def affinity_of(input_data: Any, call: CallContext) -> str | None:
+    """See `Item`. A model is named as `Tensors` has it, by the parameter `model`."""
+    if call.session_id is not None:
+        return f"session {call.session_id}"
+    parameters = input_data.get("parameters") if isinstance(input_data, dict) else None
+    model = parameters.get("model") if isinstance(parameters, dict) and parameters else None
+    return f"model {model}" if isinstance(model, str) else None
 
 
 def _bytes_of(value: Any) -> int:

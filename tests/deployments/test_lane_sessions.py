@@ -1,4 +1,4 @@
-"""What belongs to one session goes to one replica, while that has room."""
+"""What belongs together, to a session or to a model, goes to one replica, while that has room."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 
 from deployments.client import Item
-from deployments.lanes.chooser import SESSION_WORTH, LaneChooser
+from deployments.lanes.chooser import MEMORY_WORTH, LaneChooser
 from tests.contract import collect, read
 from tests.deployments.lane_ends import chooser_of, replicas
 from workflows import AsyncInferenceWorkflow, CallContext
@@ -36,7 +36,7 @@ class Named(AsyncInferenceWorkflow[str, str, str]):
 
 
 def asked(session: str | None, what: str = "") -> Item:
-    return Item(what, CallContext("request", session_id=session))
+    return Item(what, CallContext("request"), affinity=session)
 
 
 async def answered(chooser: LaneChooser, session: str | None) -> str:
@@ -71,6 +71,23 @@ async def test_only_the_sessions_of_a_replica_that_is_gone_move() -> None:
         await smaller.close()
 
 
+async def test_what_many_ask_for_spreads_to_a_second_replica_and_no_further() -> None:
+    gate = asyncio.Event()
+    workflows = [Named(name, gate) for name in "abc"]
+    async with replicas(*workflows) as found:
+        chooser = await chooser_of(*found)
+        waiting = []
+        for number in range(1, 2 * MEMORY_WORTH + 3):
+            waiting.append(asyncio.create_task(collect(chooser, [asked("model m", "wait")])))
+            async with asyncio.timeout(PATIENCE_S):
+                while sum(workflow.waiting for workflow in workflows) < number:
+                    await asyncio.sleep(0)
+        assert sorted(workflow.waiting for workflow in workflows) == [0, MEMORY_WORTH + 1, MEMORY_WORTH + 1]
+        gate.set()
+        await asyncio.gather(*waiting)
+        await chooser.close()
+
+
 async def test_a_session_leaves_a_replica_that_is_much_busier_than_others() -> None:
     gate = asyncio.Event()
     workflows = Named("a", gate), Named("b", gate)
@@ -79,7 +96,7 @@ async def test_a_session_leaves_a_replica_that_is_much_busier_than_others() -> N
         owner = await answered(chooser, "it")
         busy = next(workflow for workflow in workflows if workflow.name == owner)
         waiting = []
-        for number in range(SESSION_WORTH):
+        for number in range(MEMORY_WORTH):
             waiting.append(asyncio.create_task(collect(chooser, [asked("it", "wait")])))
             async with asyncio.timeout(PATIENCE_S):
                 while busy.waiting <= number:
@@ -87,7 +104,7 @@ async def test_a_session_leaves_a_replica_that_is_much_busier_than_others() -> N
         assert await answered(chooser, "it") == owner
         waiting.append(asyncio.create_task(collect(chooser, [asked("it", "wait")])))
         async with asyncio.timeout(PATIENCE_S):
-            while busy.waiting <= SESSION_WORTH:
+            while busy.waiting <= MEMORY_WORTH:
                 await asyncio.sleep(0)
         assert await answered(chooser, "it") != owner
         gate.set()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deployments.client import Timing
-from deployments.router.dispatch import CALLS_PER_REPLICA, MAX_ENVELOPE, MAX_ENVELOPE_BYTES
+from deployments.router.dispatch import CALLS_PER_REPLICA, MAX_ENVELOPE, MAX_ENVELOPE_BYTES, affinity_of
 from tests.router.played_client import (
     Desk,
     card,
@@ -54,6 +54,15 @@ async def test_sessions_travel_by_themselves() -> None:
     for sent in desk.client.sent:
         sent.finish()
     assert await asyncio.gather(*callers) == [0, 1, 2, 3, 4]
+
+
+def test_what_a_replica_may_remember() -> None:
+    alone = CallContext("r")
+    asked = {"inputs": {}, "parameters": {"model": "local/a/b"}}
+    assert affinity_of(asked, alone) == "model local/a/b"
+    assert affinity_of(asked, CallContext("r", session_id="s")) == "session s"
+    for other in ({"parameters": {"model": 5}}, {"parameters": ["model"]}, {"model": "x"}, "text", None):
+        assert affinity_of(other, alone) is None
 
 
 async def test_what_arrives_while_all_calls_are_out_travels_in_the_next_one() -> None:
