@@ -187,6 +187,16 @@ async def test_an_engine_that_dies_is_replaced(opened: Opened) -> None:
     assert left_behind(workflow) == []
 
 
+async def test_an_engine_that_ended_while_nobody_was_there_is_replaced_unnoticed(opened: Opened) -> None:
+    workflow = await opened()
+    expected = tokens_of(await workflow.ainference(asked([3])))
+    manager = workflow._engine._manager._manager
+    await asyncio.to_thread(manager.stop, hard_stop=True)
+    outcomes = await workflow.ainference_batch([asked([3]), asked([3])])
+    assert [tokens_of(outcome) for outcome in outcomes] == [expected] * 2
+    assert workflow._engine._manager._manager is not manager
+
+
 async def test_an_engine_that_cannot_be_replaced_is_tried_again(opened: Opened) -> None:
     workflow = await opened()
     model = model_of(workflow)

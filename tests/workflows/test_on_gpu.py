@@ -15,7 +15,7 @@ from workflows.inference.embedding import EmbeddingWorkflow
 from workflows.inference.text_generation import TransformersTextGenerationWorkflow
 from workflows.resources import Resources
 from workflows.testing import check_workflow
-from workflows.types import Embed, Embedding, Generate, Sampling, Tensors
+from workflows.types import Embed, Embedding, Generate, Generated, Sampling, Tensors
 
 pytestmark = pytest.mark.gpu
 
@@ -77,3 +77,7 @@ def test_text_generation(tmp_path: Path) -> None:
     workflow.setup()
     assert workflow.inference(Generate(prompt=PROMPT, sampling=sampling)).usage.completion_tokens > 0
     assert workflow._device.type == "cuda"
+    together = workflow.inference_batch(
+        [Generate(prompt=PROMPT * (1 + place), sampling=sampling) for place in range(4)]
+    )
+    assert all(isinstance(outcome, Generated) and outcome.usage.completion_tokens > 0 for outcome in together)

@@ -116,6 +116,8 @@ class ContinuousEngine:
             self._running[answer.id] = answer
             answer.row = Row(TokenChooser(self._torch, order, self._vocabulary, self._model.device))
             if not self._manager.add(answer.id, answer.row, order):
+                del self._running[answer.id]
+                self._waiting.appendleft(answer)  # it goes to the next manager
                 self._died(self._manager)
 
     def _delivered(self, outputs: Sequence[Any]) -> None:

@@ -45,7 +45,6 @@ class Manager:
         delivered: Callable[[Sequence[Any]], None],
         died: Callable[[Manager], None],
     ) -> None:
-        on_gpu = model.device.type == "cuda"
         config = transformers.ContinuousBatchingConfig(
             page_size=size.page_tokens,
             num_blocks=size.pages,
@@ -56,12 +55,14 @@ class Manager:
             # Tokens are chosen by Python code between two steps, which a graph would not run.
             use_cuda_graph=False,
             use_async_batching=False,
-            auto_switch_to_flash=on_gpu,
+            auto_switch_to_flash=False,  # it would fetch one; see below
         )
         # Every request brings its own end tokens; -1 is none.
         plain = transformers.GenerationConfig(do_sample=False, eos_token_id=-1)
         self._rows = Rows()
         try:
+            if _can_flash(transformers, model):
+                model.set_attn_implementation("flash_attention_2")
             self._manager = model.init_continuous_batching(plain, config)
             self._manager.logit_processor = self._rows
             self._manager.output_router = _Outputs(loop, delivered, self, died)
@@ -100,6 +101,16 @@ class Manager:
     def close(self) -> None:
         """Stop the thread and wait for it. What still runs is given up."""
         self._close()
+
+
+def _can_flash(transformers: Any, model: Any) -> bool:
+    """Whether the attention that reads pages as they lie is installed and takes this model."""
+    return (
+        model.device.type == "cuda"
+        and model.dtype.itemsize == 2
+        and getattr(model, "_supports_flash_attn", False)
+        and transformers.utils.is_flash_attn_2_available()
+    )
 
 
 def _stop(manager: Any) -> None:
