@@ -88,7 +88,7 @@ class ContinuousEngine:
         if self._opening is not None:
             await asyncio.wait([self._opening])
         manager, self._manager = self._manager, None
-        self._fail_all(NotReady("this workflow is being taken down"))
+        self._fail_all("this workflow is being taken down")
         if manager is not None:
             await asyncio.to_thread(manager.close)
 
@@ -117,6 +117,7 @@ class ContinuousEngine:
             answer.row = Row(TokenChooser(self._torch, order, self._vocabulary, self._model.device))
             if not self._manager.add(answer.id, answer.row, order):
                 del self._running[answer.id]
+                answer.row = None
                 self._waiting.appendleft(answer)  # it goes to the next manager
                 self._died(self._manager)
 
@@ -148,7 +149,7 @@ class ContinuousEngine:
             self._manager = await asyncio.to_thread(self._open)
         except Exception:
             log.exception("the engine could not be started again")
-            self._fail_all(NotReady("the engine failed and could not be restarted"))
+            self._fail_all("the engine failed and could not be restarted")
         finally:
             self._opening = None
         self._let_in()
@@ -166,12 +167,12 @@ class ContinuousEngine:
             self._died,
         )
 
-    def _fail_all(self, error: WorkflowError) -> None:
+    def _fail_all(self, why: str) -> None:
         failed = [*self._running.values(), *self._waiting]
         self._running.clear()
         self._waiting.clear()
         for answer in failed:
-            answer.fail(error)
+            answer.fail(NotReady(why, may_have_run=answer.row is not None))
 
 
 class _Answer:

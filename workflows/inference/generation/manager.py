@@ -21,6 +21,8 @@ from workflows.inference.generation.rows import Row, Rows
 __all__ = ["Manager"]
 
 _JOIN_S: Final = 60.0
+_SPARE: Final = 0.15
+_MOST_SPARE: Final = 0.5
 
 
 class Manager:
@@ -51,11 +53,13 @@ class Manager:
             max_batch_tokens=size.step_tokens,
             max_requests_per_batch=concurrency,
             allow_block_sharing=share_prefixes,
+            # With less than this share free, what is kept of earlier prompts is given up: a whole step must find room.
+            safety_margin=min(max(_SPARE, size.step_tokens / (size.pages * size.page_tokens)), _MOST_SPARE),
             max_memory_percent=1.0,  # `size` has its own bounds
             # Tokens are chosen by Python code between two steps, which a graph would not run.
             use_cuda_graph=False,
             use_async_batching=False,
-            auto_switch_to_flash=False,  # it would fetch one; see below
+            auto_switch_to_flash=False,  # which may fetch its code from elsewhere
         )
         # Every request brings its own end tokens; -1 is none.
         plain = transformers.GenerationConfig(do_sample=False, eos_token_id=-1)
