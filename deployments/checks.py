@@ -33,7 +33,13 @@ from deployments.router_rules import (
     shared_ports,
 )
 from deployments.strict_yaml import read_mapping
-from deployments.workflow_rules import PlannedWorkflow, alias_complaints, traffic_complaints, version_complaints
+from deployments.workflow_rules import (
+    PlannedWorkflow,
+    alias_complaints,
+    root_complaints,
+    traffic_complaints,
+    version_complaints,
+)
 
 __all__ = ["Report", "check_file", "examine"]
 
@@ -111,6 +117,8 @@ def _examine_applications(schema: ServeDeploySchema, content: dict[str, Any], re
     report.complaints += alias_complaints(workflows, names)
     report.complaints += version_complaints(workflows, names)
     report.complaints += _traffic(content, workflows)
+    for router in routers:
+        report.complaints += root_complaints(router.args.tgi_root, workflows, f"{router.where}.args.tgi_root")
     report.warnings += _interruptions(routers, workflows)
 
 

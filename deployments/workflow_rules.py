@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from deployments.config import WorkflowArgs
 
-__all__ = ["PlannedWorkflow", "alias_complaints", "traffic_complaints", "version_complaints"]
+__all__ = ["PlannedWorkflow", "alias_complaints", "root_complaints", "traffic_complaints", "version_complaints"]
 
 
 @dataclass(frozen=True)
@@ -69,3 +69,10 @@ def traffic_complaints(
             continue
         for version in sorted(shares.keys() - versions[name]):
             yield f"{where}.{name}.{version}: no workflow is that version of {name}"
+
+
+def root_complaints(root: str | None, workflows: Iterable[PlannedWorkflow], where: str) -> Iterator[str]:
+    """`root`: what is served at the router's root; `where`: the path of that in the file."""
+    names = {name for workflow in workflows for name in (workflow.name, workflow.known_as, *workflow.args.aliases)}
+    if root is not None and root not in names:
+        yield f"{where}: no workflow has that name"
