@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from deployments.router.protocols.open_inference.grpc_proto import message_class
-from tests.fuzz import grpc_targets, http_targets
+from tests.fuzz import grpc_targets, http_targets, tgi_targets
 
 __all__ = ["SEEDS", "TARGETS"]
 
@@ -22,6 +22,10 @@ TARGETS: Final[Mapping[str, Target]] = {
         grpc_targets.any_message,
         grpc_targets.any_split,
         grpc_targets.nearly_right_message,
+        tgi_targets.any_tgi_request,
+        tgi_targets.nearly_right_tgi_request,
+        tgi_targets.any_tgi_answer,
+        tgi_targets.told_tgi_stream,
     )
 }
 
@@ -115,4 +119,19 @@ SEEDS: Final[Mapping[str, list[bytes]]] = {
     "any_message": [bytes([stream]) + message for message in _MESSAGES for stream in (0, 1)],
     "any_split": _MESSAGES,
     "nearly_right_message": [bytes(32), bytes(range(256)), bytes([3, 2] * 60)],
+    "any_tgi_request": [
+        b'{"inputs": "a"}',
+        b'{"inputs": "a", "parameters": {"max_new_tokens": null, "stop": ["."], "top_p": 0.5, "details": true}}',
+        b'{"inputs": "a", "parameters": {"seed": 9223372036854775808, "temperature": 1e-400}, "stream": true}',
+        b'{"inputs": "\\ud800"}',
+        b"[" * 40,
+    ],
+    "nearly_right_tgi_request": [bytes(32), bytes(range(256)), bytes([3, 2] * 60)],
+    "any_tgi_answer": [
+        b'\1\2{"text": "a", "finish_reason": "stop", "usage": {"prompt_tokens": 1, "completion_tokens": 1}, "tokens": []}',
+        b'\0\0{"text": "a", "tokens": [{"id": 1, "text": "a", "logprob": -1, "special": false, "top": [{}]}]}',
+        b'\0\0{"text": "", "finish_reason": 1, "usage": {"prompt_tokens": "a", "completion_tokens": 1}}',
+        b"\1\1[1]",
+    ],
+    "told_tgi_stream": [bytes(32), bytes(range(256)), bytes([1, 3, 3, 2, 0, 1, 2, 1, 1] * 20)],
 }

@@ -18,6 +18,7 @@ import atheris
 INSTRUMENTED: Final = [
     "deployments.router.json_body",
     "deployments.router.protocols.open_inference",
+    "deployments.router.protocols.tgi",
     "workflows.tensors",
 ]
 
