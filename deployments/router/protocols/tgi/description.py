@@ -176,7 +176,7 @@ def _parameters() -> Json:
 def _token(*, known: bool = True) -> Json:
     """`known`: whether its id and chance are."""
     said = (lambda schema: schema) if known else or_null
-    number: Json = {"type": "number", "maximum": 0}
+    number: Json = {"type": "number"}
     return closed({"id": said(_COUNT), "text": _TEXT, "logprob": said(number), "special": {"type": "boolean"}})
 
 
