@@ -261,7 +261,7 @@ async def test_a_prompt_that_is_too_long() -> None:
         answer = await house.post(path, {**ASKED[path], **fields})
         assert answer.status_code == 400
         assert answer.json()["error"] == {
-            "message": f"{whose}context length exceeded: 9 tokens, and 8 fit",
+            "message": f"{whose}this model's maximum context length is exceeded: 9 tokens, and 8 fit",
             "type": "invalid_request_error",
             "param": param,
             "code": "context_length_exceeded",

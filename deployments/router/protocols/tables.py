@@ -153,12 +153,17 @@ _OPENAI: Final[Mapping[str, tuple[str, str]]] = {
     "deadline": ("server_error", "deadline_exceeded"),
 }
 """What OpenAI's clients know an error by: its type and its code."""
+_TOO_LONG: Final = ("context length exceeded", "this model's maximum context length is exceeded")
+"""What workflows say, and what gateways look for to try a model with a longer context: they know it by OpenAI's words only."""
 
 
 def _openai_error(error: WorkflowError) -> dict[str, Any]:
     kind, code = _OPENAI[error.code]
     param = None if error.param is None else _as_unicode(error.param)
-    return {"message": _text(error), "type": kind, "param": param, "code": code}
+    message = _text(error)
+    if error.code == "context":
+        message = message.replace(*_TOO_LONG, 1)
+    return {"message": message, "type": kind, "param": param, "code": code}
 
 
 NATIVE: Final = ErrorTable(_STATUS, lambda error, request_id: {"error": native_error(error, request_id)})
