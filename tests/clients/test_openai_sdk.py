@@ -132,6 +132,71 @@ def test_a_stop_string_ends_an_answer_and_is_not_part_of_it(system: System, clie
     assert answer.choices[0].text == alone(system, prompt=PROMPT, sampling={"stop": [stop]}).text
 
 
+def test_tokens_and_their_logprobs(system: System, client: OpenAI) -> None:
+    own = alone(system, messages=AS_TEXT, top_logprobs=2)
+    expected = [(token.text, pytest.approx(token.logprob, abs=1e-3)) for token in own.tokens if not token.special]
+    asked: Any = {
+        "model": "tiny-gpt",
+        "messages": CHAT,
+        "temperature": 0,
+        "max_tokens": 12,
+        "logprobs": True,
+        "top_logprobs": 2,
+    }
+    (choice,) = client.chat.completions.create(**asked).choices
+    assert choice.logprobs is not None
+    assert choice.logprobs.content is not None
+    assert [(token.token, token.logprob) for token in choice.logprobs.content] == expected
+    assert "".join(token.token for token in choice.logprobs.content) == choice.message.content
+    for token in choice.logprobs.content:
+        assert bytes(token.bytes or []).decode() == token.token
+        first, second = token.top_logprobs
+        assert (first.token, first.logprob) == (token.token, token.logprob)  # greedy: the best one is chosen
+        assert second.logprob <= first.logprob
+    streamed = [
+        token
+        for chunk in client.chat.completions.create(**asked, stream=True)
+        if chunk.choices[0].logprobs is not None
+        for token in chunk.choices[0].logprobs.content
+    ]
+    assert [token.token for token in streamed] == [token.token for token in choice.logprobs.content]
+
+
+def test_tokens_in_columns_and_prompts_repeated(client: OpenAI) -> None:
+    asked: Any = {"model": "tiny-gpt", "prompt": PROMPT, "temperature": 0, "max_tokens": 12}
+    (choice,) = client.completions.create(**asked, logprobs=3).choices
+    columns = choice.logprobs
+    assert columns is not None
+    assert columns.tokens is not None
+    assert columns.text_offset is not None
+    assert "".join(columns.tokens) == choice.text
+    for token, offset in zip(columns.tokens, columns.text_offset, strict=True):
+        assert choice.text[offset:].startswith(token)
+    for token, logprob, top in zip(
+        columns.tokens, columns.token_logprobs or [], columns.top_logprobs or [], strict=True
+    ):
+        assert max(top, key=lambda other: top[other]) == token
+        assert top[token] == logprob
+    (echoed,) = client.completions.create(**asked, echo=True).choices
+    assert echoed.text == PROMPT + choice.text
+
+
+def test_what_other_servers_clients_ask_for(client: OpenAI) -> None:
+    asked: Any = {"model": "tiny-gpt", "prompt": PROMPT, "max_tokens": 12, "seed": 1}
+    greedy = client.completions.create(**{**asked, "temperature": 0}).choices[0].text
+    assert client.completions.create(**asked, extra_body={"top_k": 1}).choices[0].text == greedy
+    assert client.completions.create(**asked, top_p=0).choices[0].text == greedy
+    assert client.completions.create(**asked, extra_body={"min_p": 1.0}).choices[0].text == greedy
+    first = greedy.split()[0]
+    with_stop = client.completions.create(
+        **{**asked, "temperature": 0}, stop=[first], extra_body={"include_stop_str_in_output": True}
+    )
+    assert with_stop.choices[0].text.endswith(first)
+    short = client.completions.create(**asked, extra_body={"truncate_prompt_tokens": 2})
+    assert short.usage is not None
+    assert short.usage.prompt_tokens == 2
+
+
 def test_a_stream_may_be_left(client: OpenAI) -> None:
     asked: Any = {"model": "tiny-gpt", "messages": CHAT, "max_tokens": 100}
     for _ in range(3):

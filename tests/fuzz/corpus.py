@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from deployments.router.protocols.open_inference.grpc_proto import message_class
-from tests.fuzz import grpc_targets, http_targets, tgi_targets
+from tests.fuzz import grpc_targets, http_targets, openai_targets, tgi_targets
 
 __all__ = ["SEEDS", "TARGETS"]
 
@@ -26,6 +26,8 @@ TARGETS: Final[Mapping[str, Target]] = {
         tgi_targets.nearly_right_tgi_request,
         tgi_targets.any_tgi_answer,
         tgi_targets.told_tgi_stream,
+        openai_targets.any_openai_body,
+        openai_targets.nearly_right_openai_body,
     )
 }
 
@@ -105,6 +107,20 @@ _MESSAGES: Final = [
     _message("INT8", [100], bytes(100))
     + b"\xa1\x06abcdefgh\xa5\x06abcd\xa0\x06\x80\x01",  # and fields that nobody knows
 ]
+_REQUESTS: Final = [
+    b'\0{"model":"m","messages":[{"role":"user","content":[{"type":"text","text":"a"}]}],"logprobs":true,"n":2}',
+    b'\0{"model":"m","messages":[{"role":"user","content":"a"}],"logit_bias":{"5":1,"x":2}}',
+    b'\0{"model":"m","messages":[{"role":"assistant","content":null,"tool_calls":[1]}]}',
+    b'\1{"model":"m","prompt":[[1,2],[3]],"stop":"x","seed":-9223372036854775808,"top_p":0}',
+    b'\1{"model":"m","prompt":["a","b"],"n":8,"echo":true}',
+    b'\1{"model":"m","prompt":[' + b"1," * 1000 + b"-1]}",
+    b'\2{"model":"m","input":["a",1],"encoding_format":"base64","dimensions":8}',
+    b'\2{"model":"m","input":[1.5]}',
+    b'\2{"model":"m","input":{"a":"a"}}',
+    b'\2{"input":"\\ud800"}',
+    b'\0{"tools":' + b"[" * 15 + b"]" * 15 + b"}",
+    b"\0[]",
+]
 SEEDS: Final[Mapping[str, list[bytes]]] = {
     "any_tensor": [
         b"",
@@ -134,4 +150,6 @@ SEEDS: Final[Mapping[str, list[bytes]]] = {
         b"\1\1[1]",
     ],
     "told_tgi_stream": [bytes(32), bytes(range(256)), bytes([1, 3, 3, 2, 0, 1, 2, 1, 1] * 20)],
+    "any_openai_body": _REQUESTS,
+    "nearly_right_openai_body": [bytes(32), bytes(range(256)), bytes([3, 2] * 60)],
 }

@@ -198,6 +198,15 @@ async def test_prompts_and_answers_together_are_no_more_than_a_batch_may_hold() 
     assert (await house.post(TEXT, {**body, "n": 3})).status_code == 200
 
 
+async def test_a_large_request_has_few_answers() -> None:
+    house = House(limits={"max_body_bytes": 3000})
+    for path, text in ((CHAT, {"messages": [{"role": "user", "content": "a" * 1000}]}), (TEXT, {"prompt": "a" * 1000})):
+        body = {"model": "gpt", **text}
+        assert (await house.post(path, {**body, "n": 2})).status_code == 200
+        error = (await house.post(path, {**body, "n": 3})).json()["error"]
+        assert (error["param"], error["message"]) == ("n", "n: too many answers for a request of this size")
+
+
 # ---- bodies and models -----------------------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from deployments.router.protocols.openai.requests import CHAT_REFUSED, ChatReque
 from deployments.router.request import Reply, Request
 from workflows.errors import InvalidInput
 
-__all__ = ["chat_completions"]
+__all__ = ["chat_completions", "chat_inputs"]
 
 _ROLES: Final[Mapping[str, str]] = {"developer": "system"}
 """Roles that models know by another name."""
@@ -30,17 +30,21 @@ async def chat_completions(
         entry: The workflow that answers, where something else than the body has named it: then the body's `model` may be
             anything, or missing.
     """
-    asked = read(ChatRequest, body, CHAT_REFUSED)
+    asked, inputs = chat_inputs(body, request.limits.max_batch_items)
     entry = chosen_to_write(workflows, request, asked, entry)
+    return await answer(workflows, request, entry, asked, inputs, _ChatAnswers(request, asked, entry))
+
+
+def chat_inputs(body: Any, most: int) -> tuple[ChatRequest, list[dict[str, Any]]]:
+    """The request in a body, and what the workflow is asked for each answer. Raises InvalidInput."""
+    asked = read(ChatRequest, body, CHAT_REFUSED)
     prompt: dict[str, Any] = {"messages": [_message(turn.role, turn.content) for turn in asked.messages]}
     if asked.logprobs:
         prompt["top_logprobs"] = asked.top_logprobs or 0
     elif asked.top_logprobs is not None:
         raise InvalidInput("top_logprobs: only with logprobs", param="top_logprobs")
-    most = asked.max_tokens if asked.max_completion_tokens is None else asked.max_completion_tokens
-    inputs = inputs_of(asked, [prompt], sampling_of(asked, most), request.limits.max_batch_items)
-    answers = _ChatAnswers(request, asked, entry)
-    return await answer(workflows, request, entry, asked, inputs, answers)
+    max_tokens = asked.max_tokens if asked.max_completion_tokens is None else asked.max_completion_tokens
+    return asked, inputs_of(asked, [prompt], sampling_of(asked, max_tokens), most)
 
 
 def _message(role: str, content: str) -> dict[str, str]:

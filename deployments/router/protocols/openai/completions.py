@@ -13,27 +13,32 @@ from deployments.router.protocols.openai.requests import COMPLETION_REFUSED, Com
 from deployments.router.request import Reply, Request
 from workflows.errors import Unsupported
 
-__all__ = ["completions"]
+__all__ = ["completion_inputs", "completions"]
 
 DEFAULT_TOKENS: Final = 16
 
 
 async def completions(workflows: Workflows, request: Request, body: Any, entry: Entry | None = None) -> Reply | None:
     """Answer a completion request; see `chat_completions`, which does the same for conversations."""
+    asked, inputs = completion_inputs(body, request.limits.max_batch_items)
+    entry = chosen_to_write(workflows, request, asked, entry)
+    return await answer(workflows, request, entry, asked, inputs, _TextAnswers(request, asked, entry))
+
+
+def completion_inputs(body: Any, most: int) -> tuple[CompletionRequest, list[dict[str, Any]]]:
+    """The request in a body, and what the workflow is asked for each answer. Raises InvalidInput."""
     asked = read(CompletionRequest, body, COMPLETION_REFUSED)
     samples = asked.n or 1
     if asked.best_of not in (None, samples):
         raise Unsupported("best_of: all answers are given, so it can only be what n is", param="best_of")
     if asked.echo and asked.logprobs is not None:
         raise Unsupported("echo: the tokens of a prompt have no logprobs here", param="echo")
-    entry = chosen_to_write(workflows, request, asked, entry)
     more: dict[str, Any] = {"echo": True} if asked.echo else {}
     if asked.logprobs is not None:
         more["top_logprobs"] = asked.logprobs
     sampling = sampling_of(asked, DEFAULT_TOKENS if asked.max_tokens is None else asked.max_tokens)
     prompts = [{**_prompt(source), **more} for source in asked.prompt]
-    inputs = inputs_of(asked, prompts, sampling, request.limits.max_batch_items)
-    return await answer(workflows, request, entry, asked, inputs, _TextAnswers(request, asked, entry))
+    return asked, inputs_of(asked, prompts, sampling, most)
 
 
 def _prompt(source: Source) -> dict[str, Any]:

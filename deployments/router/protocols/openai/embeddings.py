@@ -16,21 +16,25 @@ from deployments.router.request import Reply, Request, json_reply
 from workflows.errors import BadOutput, InvalidInput
 from workflows.tensors import Array
 
-__all__ = ["embeddings"]
+__all__ = ["embedding_inputs", "embeddings"]
 
 
 async def embeddings(workflows: Workflows, request: Request, body: Any, entry: Entry | None = None) -> Reply:
     """Answer a request for embeddings, all or none of them. Raises the error tree; see `chat_completions`."""
-    asked = read(EmbeddingsRequest, body, EMBEDDINGS_REFUSED)
-    most = request.limits.max_batch_items
-    if len(asked.input) > most:
-        raise InvalidInput(f"input: no more than {most} in one request", param="input")
+    asked, inputs = embedding_inputs(body, request.limits.max_batch_items)
     entry = chosen(workflows, request, asked.model, entry, "embed")
-    more: dict[str, Any] = {} if asked.dimensions is None else {"dimensions": asked.dimensions}
-    inputs = [{**_text(source), **more} for source in asked.input]
     outputs = await ask_for_all(workflows, request, entry, inputs)
     model = entry.known_as if asked.model is None else asked.model
     return json_reply(_told(outputs, model, as_base64=asked.encoding_format == "base64"))
+
+
+def embedding_inputs(body: Any, most: int) -> tuple[EmbeddingsRequest, list[dict[str, Any]]]:
+    """The request in a body, and what the workflow is asked for each text. Raises InvalidInput."""
+    asked = read(EmbeddingsRequest, body, EMBEDDINGS_REFUSED)
+    if len(asked.input) > most:
+        raise InvalidInput(f"input: no more than {most} in one request", param="input")
+    more: dict[str, Any] = {} if asked.dimensions is None else {"dimensions": asked.dimensions}
+    return asked, [{**_text(source), **more} for source in asked.input]
 
 
 def _text(source: Source) -> dict[str, Any]:

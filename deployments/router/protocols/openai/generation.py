@@ -77,7 +77,12 @@ def chosen(workflows: Workflows, request: Request, model: str | None, entry: Ent
 
 
 def chosen_to_write(workflows: Workflows, request: Request, asked: GenerationRequest, entry: Entry | None) -> Entry:
-    """The same for a model that generates; what belongs to one conversation goes where that was before."""
+    """The same for a model that generates; what belongs to one conversation goes where that was before.
+
+    Raises InvalidInput where the body, once for each of `n` answers, would be more than a body may be.
+    """
+    if len(request.body) * (asked.n or 1) > request.limits.max_body_bytes:
+        raise InvalidInput("n: too many answers for a request of this size", param="n")
     named = asked.prompt_cache_key
     if named is None and b"x-conversation-id" not in request.headers:  # which says more than who somebody is
         named = asked.user
