@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
+from deployments.building import build_workflow
 from deployments.checks import check_file
+from deployments.config import WorkflowArgs
 from examples.spelling import SpellingWorkflow
 from workflows.testing import check_workflow
 
@@ -29,3 +33,14 @@ def test_the_readme_shows_the_example_whole() -> None:
 )
 def test_the_configs_are_right(name: str) -> None:
     assert check_file(ROOT / name) == []
+
+
+def test_the_application_on_hugging_faces_page_is_right() -> None:
+    """As far as can be told without its model."""
+    (block,) = re.findall(
+        r"^```yaml\n(.*?)^```$", (ROOT / "docs" / "huggingface.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    (application,) = yaml.safe_load(block)
+    card = build_workflow(WorkflowArgs.model_validate(application["args"])).card(application["name"])
+    assert (card.kind, card.task) == ("task", "text-classification")
+    assert card.model == application["args"]["options"]["model"]

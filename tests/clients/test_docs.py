@@ -10,7 +10,7 @@ import pytest
 from tests.clients.system import System
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = ["open_inference.md", "openai.md", "tgi.md"]
+PAGES = ["huggingface.md", "open_inference.md", "openai.md", "tgi.md"]
 SNIPPETS = [
     (page, snippet)
     for page in PAGES

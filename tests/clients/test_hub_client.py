@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from huggingface_hub import AsyncInferenceClient, InferenceClient, constants
+from huggingface_hub import AsyncInferenceClient, InferenceClient
 from huggingface_hub.errors import BadRequestError, HfHubHTTPError, ValidationError
 from transformers import AutoTokenizer
 
@@ -16,6 +16,8 @@ from tests.clients.system import System, running
 from tests.workflows.tiny_tasks import LONG_TEXT, TEXTS, save_tiny_task, save_tiny_translator
 from tests.workflows.tiny_transformers import save_tiny_llama
 from workflows import TransformersPipelineWorkflow, TransformersTextGenerationWorkflow
+
+pytestmark = pytest.mark.usefixtures("online")
 
 TEXT = TEXTS[1]
 TEMPLATE = "{% for message in messages %}{{ message.content }} {% endfor %}"
@@ -53,12 +55,6 @@ def _talking(root: Path) -> str:
 def client(system: System, name: str) -> Any:
     """Its many overloads say less than the tests do."""
     return InferenceClient(model=f"http://{system.http}/hf/{name}", timeout=30)
-
-
-@pytest.fixture(autouse=True)
-def _may_send(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests are offline, and then this client sends nothing to anywhere."""
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
 
 # ---- tasks ---------------------------------------------------------------------------------------------------------------
