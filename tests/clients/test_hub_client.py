@@ -90,8 +90,8 @@ def test_what_is_in_a_text(tasks: System, more: dict[str, Any]) -> None:
 
 
 def test_masked_words(tasks: System) -> None:
-    got = client(tasks, "fill-mask").fill_mask("a [MASK] fox", top_k=2, targets=["dog", "lazy", "quick"])
-    asked = {"text": "a [MASK] fox", "top_k": 2, "targets": ["dog", "lazy", "quick"]}
+    got = client(tasks, "fill-mask").fill_mask("a <mask> fox", top_k=2, targets=["dog", "lazy", "quick"])
+    asked = {"text": "a <mask> fox", "top_k": 2, "targets": ["dog", "lazy", "quick"]}
     (alone,) = tasks.direct("fill-mask", asked).masks
     assert [(each.token_str, each.token, each.score, each.sequence) for each in got] == [
         (each.token_str, each.token, each.score, each.sequence) for each in alone
@@ -137,7 +137,7 @@ async def test_the_async_client_gives_the_same(tasks: System) -> None:
         answer = await other.question_answering("is this a fox", TEXT)
         assert answer == client(tasks, "question-answering").question_answering("is this a fox", TEXT)
     async with twin("fill-mask") as masks, twin("summarization") as texts:
-        assert (await masks.fill_mask("a [MASK]"))[0].token_str
+        assert (await masks.fill_mask("a <mask>"))[0].token_str
         assert (await texts.summarization(TEXT)).summary_text
         with pytest.raises(BadRequestError, match="1 to 16 mask tokens"):
             await masks.fill_mask("a fox")

@@ -21,7 +21,7 @@ from workflows.testing import check_workflow
 from workflows.types import ClassifyText, Filled, Labels
 
 LABELS = ["dog", "sport", "politics"]
-MASKED = ["a [MASK] fox", "[MASK] brown fox jumps over [MASK] lazy dogs", "this [MASK]"]
+MASKED = ["a <mask> fox", "<mask> brown fox jumps over <mask> lazy dogs", "this <mask>"]
 EXAMPLES: dict[str, Any] = {
     "text-classification": {"text": TEXTS[0]},
     "zero-shot-classification": {"text": TEXTS[0], "candidate_labels": LABELS},
@@ -79,6 +79,8 @@ def test_the_card_says_what_is_served(ready: dict[str, TransformersPipelineWorkf
     card = ready[task].card("x")
     assert (card.kind, card.task, card.model, card.context_tokens) == ("task", task, folder(task), CONTEXT)
     assert set(EXAMPLES[task]) <= set(card.input_schema["properties"])
+    (shown,) = card.input_schema["examples"]
+    assert isinstance(ready[task].inference(shown), ready[task]._asks.output)
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
@@ -125,9 +127,9 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
             "a label leaves no room",
             "candidate_labels",
         ),
-        ("fill-mask", {"text": "a fox"}, r"1 to 16 mask tokens, each '\[MASK\]' for this model, and has 0", "text"),
-        ("fill-mask", {"text": "[MASK]" * 17}, "1 to 16 mask tokens", "text"),
-        ("fill-mask", {"text": "[MASK]", "targets": [" "]}, "none of the targets has a token", "targets"),
+        ("fill-mask", {"text": "a fox"}, r"1 to 16 mask tokens, each '<mask>' for this model, and has 0", "text"),
+        ("fill-mask", {"text": "<mask>" * 17}, "1 to 16 mask tokens", "text"),
+        ("fill-mask", {"text": "<mask>", "targets": [" "]}, "none of the targets has a token", "targets"),
     ],
 )
 def test_what_is_refused(
@@ -260,7 +262,7 @@ def test_fillings_are_those_of_the_pipeline(
     for text, outcome in zip(MASKED, outcomes, strict=True):
         expected = theirs(text, **more)
         assert isinstance(outcome, Filled)
-        for mask, wanted in zip(outcome.masks, expected if text.count("[MASK]") > 1 else [expected], strict=True):
+        for mask, wanted in zip(outcome.masks, expected if text.count("<mask>") > 1 else [expected], strict=True):
             got = [filling.model_dump() for filling in mask]
             assert [each.pop("score") for each in got] == pytest.approx(
                 [each.pop("score") for each in wanted], abs=1e-5

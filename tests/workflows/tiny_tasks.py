@@ -23,7 +23,7 @@ from transformers import (
 )
 
 CONTEXT: Final = 40
-SPECIAL: Final = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
+SPECIAL: Final = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "<mask>"]
 WORDS: Final = [
     *(
         "a",
@@ -143,7 +143,7 @@ def word_tokenizer(*, pairs: bool = True) -> Any:
         unk_token="[UNK]",
         cls_token="[CLS]",
         sep_token="[SEP]",
-        mask_token="[MASK]",
+        mask_token=SPECIAL[4],
     )
 
 

@@ -166,12 +166,17 @@ class TransformersPipelineWorkflow(BaseInferenceWorkflow[Exchange, Exchange]):
         return self._asks.bucket(input_data, self._bounds)
 
     def card(self, name: str, summary: str = "") -> Card:
-        told = {
+        card = super().card(name, summary)
+        told: dict[str, Any] = {
             "task": self._asks.name,
             "model": model_name(self._model_directory, self._root, self._sources),
             "context_tokens": self._bounds.max_tokens if self.is_setup else self._max_tokens,
         }
-        return super().card(name, summary).model_copy(update=told)
+        example = self._task.example() if self.is_setup else None
+        if example is not None:
+            shown = example.model_dump(exclude_defaults=True)
+            told["input_schema"] = {**card.input_schema, "examples": [shown]}
+        return card.model_copy(update=told)
 
     @property
     def limits(self) -> Batching:

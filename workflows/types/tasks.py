@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from workflows.types.exchange import Exchange
 from workflows.types.text import MAX_TOKENS, Usage
@@ -58,6 +58,7 @@ class ClassifyText(_Task):
         truncate: Read the beginning of a text that is too long; None is as the workflow is configured.
     """
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"text": "a text"}]})
     task: ClassVar[str] = "text-classification"
     text: str
     text_pair: str | None = None
@@ -75,6 +76,11 @@ class ClassifyZeroShot(_Task):
         truncate: Read the beginning of a text that is too long; None is as the workflow is configured.
     """
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"text": "The match ended in a draw.", "candidate_labels": ["sport", "politics"]}]
+        }
+    )
     task: ClassVar[str] = "zero-shot-classification"
     text: str
     candidate_labels: list[_Label] = Field(min_length=1, max_length=MAX_LABELS)
@@ -118,6 +124,7 @@ class ClassifyTokens(_Task):
         truncate: Read the beginning of it only; None is as the workflow is configured.
     """
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"text": "Ada was born in London."}]})
     task: ClassVar[str] = "token-classification"
     text: str
     aggregation_strategy: Literal["none", "simple", "first", "average", "max"] = "simple"
@@ -162,6 +169,7 @@ class FillMask(_Task):
         truncate: Read the beginning of a text that is too long; None is as the workflow is configured.
     """
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"text": "Paris is the [MASK] of France."}]})
     task: ClassVar[str] = "fill-mask"
     text: str
     targets: list[_Label] | None = Field(default=None, min_length=1, max_length=MAX_LABELS)
@@ -203,6 +211,9 @@ class AnswerQuestion(_Task):
         align_to_words: Answers begin and end with whole words.
     """
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"question": "Where was Ada born?", "context": "Ada was born in London."}]}
+    )
     task: ClassVar[str] = "question-answering"
     question: str
     context: str
@@ -265,6 +276,7 @@ class Summarize(_Task):
         truncate: Read the beginning of a text that is too long; None is as the workflow is configured.
     """
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"text": "a long text"}]})
     task: ClassVar[str] = "summarization"
     text: str
     decoding: Decoding = Field(default_factory=Decoding)
@@ -281,6 +293,7 @@ class Translate(_Task):
         clean_up_tokenization_spaces, truncate: As for `Summarize`.
     """
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"text": "a text"}]})
     task: ClassVar[str] = "translation"
     text: str
     src_lang: _Language | None = None

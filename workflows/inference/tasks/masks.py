@@ -68,6 +68,10 @@ class FillingMasks(EncoderTask[FillMask, _Masked, Filled]):
         ]
         return Filled(masks=masks, tokens=len(row.ids))
 
+    def example(self) -> FillMask:
+        """With the model's own mask."""
+        return FillMask(text=f"Paris is the {self.model.tokenizer.mask_token} of France.")
+
     @staticmethod
     def cost(asked: FillMask, bounds: Bounds) -> float:
         return about_tokens(asked.text, bounds.max_tokens)

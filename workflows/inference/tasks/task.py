@@ -139,6 +139,10 @@ class Task(ABC, Generic[In, Read, Out]):
     def warm_up(self) -> None:
         """Run the model on as much as one row may hold."""
 
+    def example(self) -> In | None:
+        """What to show as an input, where this model needs another one than its type shows."""
+        return None
+
     @staticmethod
     @abstractmethod
     def cost(asked: In, bounds: Bounds) -> float:
