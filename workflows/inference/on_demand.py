@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from workflows.context import current_call
 from workflows.errors import InvalidInput, ModelNotFound, WorkflowError
 from workflows.inference.merging import cost_of
-from workflows.models.memory import Loaded, MakeRoom, ModelMemory, Size
+from workflows.models.loaded import Loaded, MakeRoom, Size
+from workflows.models.memory import ModelMemory
 from workflows.models.ref import AllowList, ModelRef, parse_ref
 from workflows.tensors import Array
 from workflows.types import Tensors

@@ -81,7 +81,6 @@ class ONNXInferenceWorkflow(TensorModelWorkflow):
     """
 
     _session: onnxruntime.InferenceSession | None = None
-    _path: Path | None = None
 
     def __init__(
         self,
@@ -140,8 +139,8 @@ class ONNXInferenceWorkflow(TensorModelWorkflow):
         that does not fit machine or model."""
         import onnxruntime
 
-        self._file_bytes = self.fetch()
         path = self._found()
+        self._file_bytes = check_onnx(path, self._model[:64])
         providers = choose_providers(self.resources, onnxruntime.get_available_providers(), self._wanted_providers)
         options = session_options_of(onnxruntime, self._choices, self.resources)
         try:
@@ -163,7 +162,7 @@ class ONNXInferenceWorkflow(TensorModelWorkflow):
 
     def do_teardown(self) -> None:
         super().do_teardown()
-        self._session = self._path = None
+        self._session = None
 
     # ---- other models ----------------------------------------------------------------------------------------------
 
@@ -171,17 +170,14 @@ class ONNXInferenceWorkflow(TensorModelWorkflow):
         return check_onnx(self._found(), self._model[:64])
 
     def _found(self) -> Path:
-        if self._path is None:
-            place = resolve_model(self._model, self._root, self._sources, ONNX_FILES)
-            self._path = _graph_file(place, self._model[:64])
-        return self._path
+        return _graph_file(resolve_model(self._model, self._root, self._sources, ONNX_FILES), self._model[:64])
 
     def taken_bytes(self) -> int:
         """onnxruntime keeps the weights once, wherever they lie: of 40 MB files it takes 41 to 49 MB."""
         return self._file_bytes
 
     def _choose(self, model: str) -> None:
-        self._model, self._root, self._path = model, None, None
+        self._model, self._root = model, None
 
     # ---- the graph -------------------------------------------------------------------------------------------------
 

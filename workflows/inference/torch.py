@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -72,7 +71,6 @@ class TorchInferenceWorkflow(TensorModelWorkflow):
 
     sample_size = 2  # exported programs often leave no room for 1
     _program: Program | None = None
-    _path: Path | None = None
 
     def __init__(
         self,
@@ -127,7 +125,7 @@ class TorchInferenceWorkflow(TensorModelWorkflow):
 
         self._torch = torch
         self._device = prepare_device(torch, self.resources, self._threads)
-        path = self._found()
+        path = resolve_model(self._file, self._root, self._sources)
         if self._module is not None:
             content = read_weights(path, self._pin)
             loaded = self._placed(from_class(torch, safetensors.torch, self._module, self._module_options, content))
@@ -147,19 +145,14 @@ class TorchInferenceWorkflow(TensorModelWorkflow):
 
     def do_teardown(self) -> None:
         super().do_teardown()
-        self._program = self._path = None
+        self._program = None
         if self._device.type == "cuda":
             self._torch.cuda.empty_cache()
 
     # ---- other models ----------------------------------------------------------------------------------------------
 
     def fetch(self) -> int:
-        return self._found().stat().st_size
-
-    def _found(self) -> Path:
-        if self._path is None:
-            self._path = resolve_model(self._file, self._root, self._sources)
-        return self._path
+        return resolve_model(self._file, self._root, self._sources).stat().st_size
 
     def taken_bytes(self) -> int:
         """Of parameters and buffers, each once."""
@@ -168,7 +161,7 @@ class TorchInferenceWorkflow(TensorModelWorkflow):
         return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
 
     def _choose(self, model: str) -> None:
-        self._file, self._root, self._path, self._pin = model, None, None, None
+        self._file, self._root, self._pin = model, None, None
 
     # ---- requests --------------------------------------------------------------------------------------------------
 

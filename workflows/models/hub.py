@@ -59,7 +59,9 @@ class Hub:
         except WorkflowError:
             raise
         except HfHubHTTPError as cause:
-            raise (absent() if cause.response.status_code in _ABSENT else unreachable()) from cause
+            status = cause.response.status_code
+            log.warning("the hub answers %d for %s", status, ref.model)
+            raise (absent() if status in _ABSENT else unreachable()) from cause
         except Exception as cause:
             raise unreachable() from cause
         return Listing(commit=info.sha, files=known)

@@ -17,14 +17,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Generic
 
 from typing_extensions import TypeVar
 
 from workflows.errors import NotReady, Overloaded, WorkflowError
+from workflows.models.loaded import Loaded, MakeRoom, Size, Statistics
 
-__all__ = ["Loaded", "MakeRoom", "ModelMemory", "Size", "Statistics"]
+__all__ = ["ModelMemory"]
 
 log = logging.getLogger(__name__)
 
@@ -32,45 +33,9 @@ T = TypeVar("T", default=Any)
 
 _MAX_REMEMBERED: Final = 1024
 _MAX_LOADS: Final = 64  # that go on or wait for their turn
+_MOST_USES: Final = 16
 _FIRST_RETRY_S: Final = 2.0
 _MIN_RETRY_S: Final = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """Bytes in the machine's memory and in its GPUs'."""
-
-    host: int = 0
-    gpu: int = 0
-
-    def __add__(self, other: Size) -> Size:
-        return Size(self.host + other.host, self.gpu + other.gpu)
-
-    def __sub__(self, other: Size) -> Size:
-        return Size(self.host - other.host, self.gpu - other.gpu)
-
-
-MakeRoom = Callable[[Size], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded(Generic[T]):
-    """What a load gives: the model, what it takes as measured, and how to free it."""
-
-    value: T
-    size: Size
-    free: Callable[[], None]
-
-
-@dataclass(slots=True)
-class Statistics:
-    """Since the beginning. `peak` counts models that are being loaded with what they are expected to take."""
-
-    loads: int = 0
-    hits: int = 0
-    evictions: int = 0
-    refusals: int = 0
-    peak: Size = field(default_factory=Size)
 
 
 @dataclass(slots=True, eq=False)
@@ -82,6 +47,7 @@ class _Entry(Generic[T]):
     leases: int
     claimed: bool
     until: float
+    uses: int = 0
     credit: float = 0.0
 
 
@@ -131,7 +97,8 @@ class ModelMemory(Generic[T]):
         self._refused: OrderedDict[Hashable, tuple[float, WorkflowError]] = OrderedDict()
         self._seconds: OrderedDict[Hashable, float] = OrderedDict()
         self._used = Size()  # by models, those being loaded and those being freed
-        self._swapping: object = None
+        self._freeing = Size()
+        self._swapping: _Load[T] | None = None
         self._inflation = 0.0
         self._closed = False
         self.statistics = Statistics()
@@ -215,7 +182,7 @@ class ModelMemory(Generic[T]):
             return going.entry
         going.waiting -= 1
         if going.error is not None:
-            raise copy.copy(going.error) from going.error
+            raise copy.copy(going.error)
         expected = self._seconds.get(key, _FIRST_RETRY_S) - (self._clock() - going.began)
         raise NotReady("the model is being loaded", retry_after_s=max(_MIN_RETRY_S, expected))
 
@@ -226,10 +193,12 @@ class ModelMemory(Generic[T]):
         self._trim()
 
     def _credit(self, key: Hashable, entry: _Entry[T]) -> None:
-        """How dear a model is to keep: the seconds that loading it again takes, for each byte that it takes here, on top of
-        what the last one that was put out had (GreedyDual-Size). So all age that are not used."""
+        """How dear a model is to keep: the seconds that loading it again takes, for each byte that it takes here, as often as
+        it was used, on top of what the last one that was put out had (GreedyDual-Size-Frequency). So all age that are not
+        used; nothing is so dear that it never goes."""
+        entry.uses = min(entry.uses + 1, _MOST_USES)
         taken = max(1, entry.loaded.size.host + entry.loaded.size.gpu)
-        entry.credit = self._inflation + entry.seconds / taken
+        entry.credit = self._inflation + entry.uses * entry.seconds / taken
         self._entries[key] = self._entries.pop(key, entry)
 
     def _raise_refusal(self, key: Hashable) -> None:
@@ -242,7 +211,7 @@ class ModelMemory(Generic[T]):
         again = copy.copy(error)
         if again.retry_after_s is not None:
             again.retry_after_s = max(_MIN_RETRY_S, left)
-        raise again from error
+        raise again
 
     # ---- loads, each in its own thread -----------------------------------------------------------------------------
 
@@ -265,11 +234,11 @@ class ModelMemory(Generic[T]):
                 if not _fits(loaded.size, self._budget):
                     raise _too_large()
             except WorkflowError as cause:
-                error = cause
-            except Exception as cause:
+                log.warning("a model was not loaded: %s", cause.message, exc_info=cause.__cause__)
+                error = copy.copy(cause)  # without its traceback, whose frames would hold what has been loaded
+            except BaseException:
                 log.exception("a model could not be loaded")
                 error = WorkflowError("the model could not be loaded")
-                error.__cause__ = cause
             if error is not None and loaded is not None:
                 _free(loaded)
             self._finish(key, going, None if error else loaded, error, reserved, self._clock() - began - waited)
@@ -316,7 +285,8 @@ class ModelMemory(Generic[T]):
                         self._swapping = going
                     self._count(expected)
                     return
-                victim = None if self._swap else self._victim()
+                soon = _fits(self._used - self._freeing + expected, self._budget)
+                victim = None if self._swap or soon else self._victim()
                 if victim is None:
                     self._changed.wait()
                     continue
@@ -328,41 +298,44 @@ class ModelMemory(Generic[T]):
         """Put models out until the others are within the budget; all of them once this is closed."""
         while True:
             with self._changed:
-                over = self._closed or not _fits(self._used, self._budget)
-                victim = self._victim() if over and self._all_loaded() else None
+                over = self._closed or not _fits(self._used - self._freeing, self._budget)
+                # Before the one that exceeds the budget is there, the others stay.
+                there = self._closed or self._swapping is None or self._swapping.entry is not None
+                victim = self._victim() if over and there else None
                 if victim is None:
-                    if not over:
+                    if there and _fits(self._used, self._budget):
                         self._end_swap(self._swapping)
                     return
             self._free_taken(victim)
 
-    def _all_loaded(self) -> bool:
-        """Whether the one that exceeds the budget is there: before it is, the others stay."""
-        swapping = self._swapping
-        return self._closed or not isinstance(swapping, _Load) or swapping.entry is not None
-
     def _victim(self) -> _Entry[T] | None:
-        """Take the cheapest model that nobody uses out of the books; the caller frees it. Its bytes still count."""
+        """Take the cheapest model that nobody uses out of the books; the caller frees it. Its bytes count until then.
+
+        The one for which others are put out goes last, and not before it was used.
+        """
         now = self._clock()
-        free = [
-            (not entry.claimed and now < entry.until, entry.credit, place)
-            for place, entry in enumerate(self._entries.values())
-            if entry.leases == 0
-        ]
+        newest = None if self._swapping is None else self._swapping.entry
+        free: list[tuple[bool, bool, float, int]] = []
+        for place, entry in enumerate(self._entries.values()):
+            promised = not entry.claimed and now < entry.until and not self._closed
+            if entry.leases == 0 and not (promised and entry is newest):
+                free.append((entry is newest, promised, entry.credit, place))
         if not free:
             return None
-        entry = self._entries.pop(list(self._entries)[min(free)[2]])
-        self._inflation = max(self._inflation, entry.credit)
+        victim = self._entries.pop(list(self._entries)[min(free)[3]])
+        self._inflation = max(self._inflation, victim.credit)
+        self._freeing += victim.loaded.size
         self.statistics.evictions += 1
-        return entry
+        return victim
 
     def _free_taken(self, entry: _Entry[T]) -> None:
         _free(entry.loaded)
         with self._changed:
             self._used -= entry.loaded.size
+            self._freeing -= entry.loaded.size
             self._changed.notify_all()
 
-    def _end_swap(self, going: object) -> None:
+    def _end_swap(self, going: _Load[T] | None) -> None:
         if going is not None and self._swapping is going:
             self._swapping = None
             self._changed.notify_all()

@@ -28,6 +28,7 @@ _INSIDE: Final[dict[str, dict[int, str]]] = {
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
     "sparse": {1: "tensor", 2: "tensor"},
 }
+_GRAPH: Final = 7
 _EXTERNAL_DATA: Final = 13
 _DATA_LOCATION: Final = 14
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -67,7 +68,8 @@ def check_onnx(path: Path, name: str) -> int:
         if kind == "ort":  # a flatbuffer, whole in one file
             return size
         externals: list[_External] | None = None
-        if kind == "onnx":
+        # A writer that does not begin with the version writes ONNX all the same: what it is, is found by reading it.
+        if kind in ("onnx", "other") and size:
             content = opened.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
             try:
                 externals = list(_externals(content))
@@ -85,6 +87,7 @@ def check_onnx(path: Path, name: str) -> int:
 def _externals(content: mmap.mmap) -> Iterator[_External]:
     """All tensors whose data lie in other files. Raises _Malformed."""
     fields = 0
+    graphs = 0
     waiting = [("model", 0, len(content), 0)]
     while waiting:
         message, start, end, depth = waiting.pop()
@@ -101,9 +104,12 @@ def _externals(content: mmap.mmap) -> Iterator[_External]:
                     parts.append((first, last))
                 outside = outside or (number == _DATA_LOCATION and _varint(content, first, last)[0] == 1)
             elif wire == _BYTES and number in _INSIDE[message]:
+                graphs += depth == 0 and number == _GRAPH
                 waiting.append((_INSIDE[message][number], first, last, depth + 1))
         if outside or parts:
             yield _external(content, parts)
+    if graphs != 1:
+        raise _Malformed
 
 
 def _external(content: mmap.mmap, parts: list[tuple[int, int]]) -> _External:

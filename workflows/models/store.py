@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 # What a whole model consists of: weights and graphs that run no code, and the texts that belong to them.
 LOADABLE: Final = ("*.safetensors", "*.onnx", "*.onnx_data", "*.onnx.data", "*.json", "*.txt", "*.model", "*.jinja")
 _STALE_S: Final = 7 * 24 * 3600.0
+# As many locks for all models that anybody may name: now and then one model waits for another.
+_STRIPES: Final = 4096
 _LOCK_POLL_S: Final = 0.05
 
 
@@ -60,7 +62,7 @@ class ModelStore:
         self._sources = sources
         self._cache = sources.cache.expanduser().absolute()
         self._guard = threading.Lock()
-        self._alone: dict[str, threading.Lock] = {}
+        self._alone = [threading.Lock() for _ in range(_STRIPES)]
         self._storages: dict[str, Storage] = {}
         self._verified: dict[Path, tuple[str, int, int, int, int, int]] = {}
         self._slots = threading.BoundedSemaphore(sources.parallel)
@@ -291,12 +293,10 @@ class ModelStore:
     @contextmanager
     def _only_one(self, ref: ModelRef) -> Iterator[None]:
         """Alone with this model among the threads of this process, and then among the processes of this machine."""
-        key = str(ref.model)
-        with self._guard:
-            alone = self._alone.setdefault(key, threading.Lock())
+        stripe = int.from_bytes(hashlib.sha256(str(ref.model).encode()).digest()[:2]) % _STRIPES
         locks = self._cache / "locks"
         locks.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with alone, FileLock(locks / hashlib.sha256(key.encode()).hexdigest(), poll_interval=_LOCK_POLL_S):
+        with self._alone[stripe], FileLock(locks / f"{stripe:03x}", poll_interval=_LOCK_POLL_S):
             yield
 
     def _key(self, ref: ModelRef) -> str:

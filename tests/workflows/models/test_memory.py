@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -11,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from workflows.errors import ModelNotFound, NotReady, UpstreamFailed, WorkflowError
-from workflows.models.memory import Loaded, MakeRoom, ModelMemory, Size
+from workflows.errors import ModelNotFound, NotReady, Overloaded, UpstreamFailed, WorkflowError
+from workflows.models.loaded import Loaded, MakeRoom, Size
+from workflows.models.memory import ModelMemory
 
 Memory = ModelMemory[bytearray]
 
@@ -102,6 +104,22 @@ def test_the_one_that_is_quick_to_load_again_makes_room(models: Models, clock: l
     assert "slow" in memory.held()
 
 
+def test_the_one_that_is_seldom_used_makes_room(models: Models, clock: list[float]) -> None:
+    memory = Memory(Size(100), clock=lambda: clock[0], patience_s=1000)
+
+    def slowly() -> None:
+        clock[0] += 1
+
+    for name in "aaaaaaaaaaaab":
+        use(memory, name, models.load(name, 40, before=slowly))
+    for name in "cdef":
+        use(memory, name, models.load(name, 40, before=slowly))
+        assert use(memory, name, models.load(name, 40, before=slowly)) == name
+    models.wait(lambda: len(models.freed) == 4)
+    assert memory.held()[0] == "a"
+    assert models.loaded == list("abcdef")
+
+
 def test_what_nobody_uses_any_more_ages_however_dear_it_was(models: Models, clock: list[float]) -> None:
     memory = Memory(Size(100), clock=lambda: clock[0], patience_s=1000)
 
@@ -173,6 +191,46 @@ def test_a_storage_that_is_down_is_asked_again_when_it_said(models: Models, cloc
     assert caught.value.retry_after_s == 3
     clock[0] += 4
     assert use(memory, "a", models.load("a", 40)) == "a"
+
+
+def test_what_a_failed_load_has_made_is_not_kept_by_its_error(models: Models) -> None:
+    memory = Memory(Size(100))
+    gone = threading.Event()
+
+    class Large:
+        pass
+
+    def breaks(make_room: MakeRoom) -> Loaded[bytearray]:
+        large = Large()
+        weakref.finalize(large, gone.set)
+        raise ModelNotFound from ZeroDivisionError()
+
+    with pytest.raises(ModelNotFound):
+        use(memory, "a", breaks)
+    assert gone.wait(10)
+
+
+def test_whatever_ends_a_load_nobody_goes_on_waiting(models: Models) -> None:
+    memory = Memory(Size(100), patience_s=30, refuse_s=0)
+
+    def exits(make_room: MakeRoom) -> Loaded[bytearray]:
+        raise SystemExit
+
+    with pytest.raises(WorkflowError, match="could not be loaded"):
+        use(memory, "a", exits)
+    assert use(memory, "a", models.load("a", 40)) == "a"
+
+
+def test_so_many_loads_and_no_more(models: Models) -> None:
+    memory = Memory(Size(100))
+    go = threading.Event()
+    for number in range(64):
+        with pytest.raises(NotReady):
+            use(memory, str(number), models.load("m", 1, before=lambda: go.wait(10)), wait_s=0)
+    with pytest.raises(Overloaded):
+        use(memory, "64", models.load("m", 1))
+    go.set()
+    models.wait(lambda: len(models.loaded) == 64)
 
 
 def test_a_load_that_fails_in_its_middle_gives_its_room_back(models: Models) -> None:

@@ -150,6 +150,19 @@ def part(number: int, content: bytes) -> bytes:
     return bytes([number << 3 | 2]) + length + bytes([size]) + content
 
 
+def test_fields_may_come_in_any_order(folder: Path) -> None:
+    made = model(tensor("../secret"))
+    graph = made.graph.SerializeToString()
+    made.ClearField("graph")
+    path = folder / "model.onnx"
+    path.write_bytes(part(7, graph) + made.SerializeToString())
+    with pytest.raises(InvalidInput, match="leaves"):
+        check_onnx(path, "m")
+    path.write_bytes(made.SerializeToString())
+    with pytest.raises(InvalidInput, match="not an ONNX model"):
+        check_onnx(path, "m")
+
+
 def test_what_is_no_onnx_file(tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     path = tmp_path / "model.onnx"
