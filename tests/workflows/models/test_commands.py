@@ -77,6 +77,19 @@ def test_what_cannot_be_locked_is_said_and_keeps_the_rest(
     assert "models.lock cannot be read" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("sources")
+def test_a_disk_that_is_full_in_the_middle(hub: FakeHub, tmp_path: Path) -> None:
+    """Played by a limit of the system on what a process may write into one file."""
+    hub.push("acme/digits", {"m.onnx": os.urandom(2_000_000), "config.json": File(b"{}", lfs=False)})
+    command = ["prlimit", "--fsize=1000000", sys.executable, "-m", "workflows.models", "lock", DIGITS]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (1, f"{DIGITS}: there is no room for this model on the disk\n")
+    assert not (tmp_path / "models.lock").exists()
+    assert list((tmp_path / "cache" / "partial").iterdir()) == []
+    assert not list((tmp_path / "cache" / "models").rglob("m.onnx"))
+
+
 def test_killed_in_the_middle_and_started_again(hub: FakeHub, sources: Path, tmp_path: Path) -> None:
     file = File(os.urandom(3_000_000), hold_after=1_000_000)
     hub.push("acme/digits", {"m.onnx": file, "config.json": File(b"{}", lfs=False)})
