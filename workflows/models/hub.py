@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from huggingface_hub import HfApi, get_session, hf_hub_url
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # exported, but not to mypy
 
 from workflows.errors import InvalidInput, WorkflowError
@@ -58,6 +58,8 @@ class Hub:
             }
         except WorkflowError:
             raise
+        except HFValidationError as cause:  # a name that no repository can have
+            raise absent() from cause
         except HfHubHTTPError as cause:
             status = cause.response.status_code
             log.warning("the hub answers %d for %s", status, ref.model)

@@ -389,5 +389,39 @@ def test_five_models_in_the_memory_of_two_and_a_half(models: Models, swap: bool)
     assert models.freed == before
 
 
+@pytest.mark.parametrize("swap", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_happens_the_books_are_right(models: Models, swap: bool, seed: int) -> None:
+    """Models of all sizes, failing loads, leases that overlap and patience that ends, from eight threads at once."""
+    sizes = {"a": 10, "b": 30, "c": 45, "d": 60, "e": 95}
+    memory = Memory(Size(100), swap=swap, patience_s=0.2, refuse_s=0)
+
+    def some(number: int) -> int:
+        chance = random.Random(seed * 100 + number)
+        served = 0
+        for _ in range(60):
+            name = chance.choice("abcdex")
+            load = models.load(name, sizes[name]) if name in sizes else _nowhere
+            try:
+                with memory.lease(name, load, wait_s=chance.choice([0, 0.01, None])) as content:
+                    assert chr(content[0]) == name
+                    if chance.random() < 0.1:
+                        use(memory, "a", models.load("a", 10), wait_s=0.01)
+                    assert chr(content[0]) == name
+                    served += 1
+            except (NotReady, ModelNotFound):
+                continue
+        return served
+
+    with ThreadPoolExecutor(8) as threads:
+        assert sum(threads.map(some, range(8))) > 0
+    assert memory.statistics.peak.host <= (195 if swap else 100)
+    memory.close()
+    for thread in [thread for thread in threading.enumerate() if thread.name == "model-load"]:
+        thread.join(10)
+    assert memory.used == Size()
+    assert sorted(models.freed) == sorted(models.loaded)
+
+
 def _nowhere(make_room: MakeRoom) -> Loaded[bytearray]:
     raise ModelNotFound

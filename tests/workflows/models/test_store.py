@@ -153,7 +153,14 @@ def test_unknown_private_and_gated_are_one_answer(hub: FakeHub, settings: dict[s
 def test_what_is_not_there_is_not_found(hub: FakeHub, settings: dict[str, Any]) -> None:
     hub.push("acme/digits", {"m.onnx": b"m", "weights.bin": b"w"})
     hub.push("acme/empty", {"weights.bin": b"w"})
-    for text in (f"{DIGITS}:absent.onnx", f"{DIGITS}@absent", "huggingface/acme/empty", "local/acme/digits", "s3/a/b"):
+    for text in (
+        f"{DIGITS}:absent.onnx",
+        f"{DIGITS}@absent",
+        "huggingface/acme/empty",
+        "local/acme/digits",
+        "s3/a/b",
+        "huggingface/a--b/c",
+    ):
         with pytest.raises(ModelNotFound):
             fetch(settings, text)
 
