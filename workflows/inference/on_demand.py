@@ -79,12 +79,16 @@ class ModelsOnDemand:
     """Used by one thread at a time, like the workflow that it belongs to.
 
     Args:
+        own: The workflow's own model, where that has an id: whoever names it needs no other.
         another: Makes a workflow, not set up, for an id.
         on_gpu: Where models lie.
     """
 
-    def __init__(self, options: OnDemand, another: Callable[[str], TensorModelWorkflow], *, on_gpu: bool) -> None:
+    def __init__(
+        self, options: OnDemand, own: ModelRef | None, another: Callable[[str], TensorModelWorkflow], *, on_gpu: bool
+    ) -> None:
         self._allowed = AllowList(options.allowed)
+        self._own = own
         self._another = another
         self._on_gpu = on_gpu
         self.memory = ModelMemory["TensorModelWorkflow"](
@@ -95,8 +99,13 @@ class ModelsOnDemand:
             refuse_s=options.refuse_s,
         )
 
-    def named(self, parameters: Mapping[str, Any]) -> ModelRef:
-        """The model that a request names. Raises ModelNotFound, before anybody is asked, for all that are not allowed."""
+    def named(self, parameters: Mapping[str, Any]) -> ModelRef | None:
+        """The model that a request names, None for the workflow's own.
+
+        Raises ModelNotFound, before anybody is asked, for all that are not allowed.
+        """
+        if PARAMETER not in parameters:
+            return None
         said = parameters[PARAMETER]
         if not isinstance(said, str):
             raise InvalidInput("the model must be an id", param=_PARAM)
@@ -104,6 +113,8 @@ class ModelsOnDemand:
             ref = parse_ref(said)
         except InvalidInput:
             ref = None
+        if ref is not None and ref == self._own:
+            return None
         if ref is None or not self._allowed.allows(ref):
             raise ModelNotFound(param=_PARAM)
         return ref

@@ -30,9 +30,10 @@ from workflows.inference.onnx_runtime import (
 )
 from workflows.inference.onnx_values import named_arrays
 from workflows.inference.tensor_model import TensorModelWorkflow
-from workflows.models.finding import ONNX_FILES, check_model, resolve_model
+from workflows.models.finding import ONNX_FILES, check_model, model_ref, resolve_model
 from workflows.models.onnx_graph import check_onnx
-from workflows.models.sources import ModelSources
+from workflows.models.ref import ModelRef
+from workflows.models.sources import ModelSources, sources_of
 from workflows.tensors import Array
 
 if TYPE_CHECKING:
@@ -165,6 +166,9 @@ class ONNXInferenceWorkflow(TensorModelWorkflow):
         self._session = None
 
     # ---- other models ----------------------------------------------------------------------------------------------
+
+    def ref(self) -> ModelRef | None:
+        return model_ref(self._model, self._root, sources_of(self._sources))
 
     def fetch(self) -> int:
         return check_onnx(self._found(), self._model[:64])

@@ -18,6 +18,7 @@ from workflows.inference.graph_signature import GraphSignature, Selection
 from workflows.inference.merging import bucket_of, cost_of, merge, rows_of
 from workflows.inference.on_demand import PARAMETER, ModelsOnDemand, NamedRequest, OnDemand
 from workflows.inference.row_probe import Fill, mixed_outputs, sample
+from workflows.models.ref import ModelRef
 from workflows.tensors import Array
 from workflows.types import Tensors, TensorsResult
 
@@ -88,6 +89,10 @@ class TensorModelWorkflow(BaseInferenceWorkflow[Tensors, TensorsResult]):
         """What the log calls the model."""
         return type(self).__name__
 
+    def ref(self) -> ModelRef | None:
+        """The model's id, where it has one."""
+        return None
+
     def fetch(self) -> int:
         """For `on_demand`: make sure that the model is on this machine and may be loaded, without loading it.
 
@@ -118,7 +123,9 @@ class TensorModelWorkflow(BaseInferenceWorkflow[Tensors, TensorsResult]):
                 raise InvalidInput(f"no free axis is called {name[:64]!r}; {_called(known)}", param="warm_up_sizes")
         self._loaded = True
         if self._on_demand is not None:
-            self._others = ModelsOnDemand(self._on_demand, self._another, on_gpu=bool(self.resources.gpu_ids))
+            self._others = ModelsOnDemand(
+                self._on_demand, self.ref(), self._another, on_gpu=bool(self.resources.gpu_ids)
+            )
 
     def do_warm_up(self) -> None:
         """Run on zeros, then find out which outputs depend on the company that a row keeps."""
@@ -149,8 +156,8 @@ class TensorModelWorkflow(BaseInferenceWorkflow[Tensors, TensorsResult]):
         for key in input_data.parameters:
             if key != PARAMETER or self._others is None:
                 raise InvalidInput(f"parameter {key[:64]!r} is unknown", param=f"parameters.{key[:64]}")
-        if input_data.parameters and self._others is not None:
-            return self._others.prepare(self._others.named(input_data.parameters), input_data)
+        if self._others is not None and (ref := self._others.named(input_data.parameters)) is not None:
+            return self._others.prepare(ref, input_data)
         return self.check(input_data)
 
     def check(self, input_data: Tensors) -> Request:

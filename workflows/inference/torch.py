@@ -22,7 +22,8 @@ from workflows.inference.torch_device import Dtype, prepare_device
 from workflows.inference.torch_files import checked_pin, read_program, read_weights
 from workflows.inference.torch_loading import Program, from_class, from_exported, from_torchscript
 from workflows.inference.torch_values import check_dtype, named_outputs, to_arrays, to_tensors
-from workflows.models.finding import check_model, resolve_model
+from workflows.models.finding import check_model, model_ref, resolve_model
+from workflows.models.ref import ModelRef
 from workflows.models.sources import ModelSources, sources_of
 from workflows.tensors import DTYPES, Array, dtype_name
 from workflows.types import Tensors
@@ -150,6 +151,9 @@ class TorchInferenceWorkflow(TensorModelWorkflow):
             self._torch.cuda.empty_cache()
 
     # ---- other models ----------------------------------------------------------------------------------------------
+
+    def ref(self) -> ModelRef | None:
+        return model_ref(self._file, self._root, sources_of(self._sources))
 
     def fetch(self) -> int:
         return resolve_model(self._file, self._root, self._sources).stat().st_size

@@ -23,6 +23,7 @@ from workflows.inference.on_demand import OnDemand
 from workflows.inference.onnx import ONNXInferenceWorkflow
 from workflows.inference.torch import TorchInferenceWorkflow
 from workflows.models.sources import ModelSources
+from workflows.testing import check_workflow
 from workflows.types import Tensors, TensorsResult
 
 ACME = "huggingface/acme"
@@ -194,6 +195,25 @@ def test_torn_down_and_set_up_again(serve: Any) -> None:
     workflow.teardown()
     assert held.held() == []
     assert said(workflow.setup().inference(ask(1))) == 1
+
+
+def test_who_names_the_workflows_own_model_needs_no_other(hub: FakeHub, settings: dict[str, Any]) -> None:
+    hub.push("acme/m1", {"model.onnx": adds(1)})
+    workflow = ONNXInferenceWorkflow(
+        f"{ACME}/m1", sources=ModelSources.model_validate(settings), on_demand=OnDemand(allowed=["huggingface/other/*"])
+    ).setup()
+    assert said(workflow.inference(ask(1))) == 1
+    mixed = workflow.inference_batch([ask(1, 2), ask(0, 2), ask(2)])
+    assert [said(answer) for answer in mixed[:2]] == [1, 1]
+    assert isinstance(mixed[2], ModelNotFound)
+    assert memory(workflow).held() == []
+    workflow.teardown()
+
+
+def test_an_on_demand_workflow_behaves_like_every_other(serve: Any) -> None:
+    workflow = serve()
+    workflow.teardown()
+    check_workflow(workflow, ask(1, 3))
 
 
 def test_weights_of_one_module(hub: FakeHub, settings: dict[str, Any], tmp_path: Path) -> None:
