@@ -211,6 +211,19 @@ async def test_one_that_fails_later_fails_the_stream(late: Any, kind: str, code:
     assert sorted(scene.closed) == ["p", "q"]
 
 
+@pytest.mark.parametrize("last", [None, {**end(), "usage": None}], ids=["no end", "no usage"])
+async def test_a_text_that_just_stops_is_not_whole(last: Any) -> None:
+    scene = Steered()
+    scene.put("p", [end("a")], None)
+    scene.put("q", [piece("b")], *([] if last is None else [[last]]), None)
+    visit = scene.visit("p", "q")
+    await finished(visit.start())
+    text = said(visit)
+    assert "[DONE]" not in text
+    assert json.loads(text.split("\n\n")[-2].removeprefix("data: "))["error"]["code"] == "non_finite_output"
+    assert scene.house.lines.last["code"] == "bad_output"
+
+
 async def test_who_leaves_closes_all_streams() -> None:
     scene = Steered()
     visit = scene.visit("p", "q")

@@ -156,6 +156,7 @@ class Answers(ABC):
         self._samples = asked.n or 1
         self._with_usage = asked.stream_options is not None and asked.stream_options.include_usage is True
         self._prompts: dict[int, Mapping[str, Any]] = {}
+        self._ended: set[int] = set()
         self._completion_tokens = 0
 
     @abstractmethod
@@ -179,13 +180,16 @@ class Answers(ABC):
         pieces: list[dict[str, Any]] = []
         for index, chunk in chunks:
             pieces += self.pieces(index, _checked(chunk))
-            if chunk.get("usage") is not None:
+            if chunk.get("finish_reason") is not None:
+                self._ended.add(index)
                 self._count(index, chunk)
         begin, end = self._around
         return b"".join([b"data: %b[%b]%b\n\n" % (begin, render_json(piece), end) for piece in pieces])
 
-    def last_event(self) -> bytes:
-        """What follows the last chunk of all."""
+    def last_event(self, answers: int) -> bytes:
+        """What follows the last chunk of all. Raises BadOutput if not so many answers have come to their end."""
+        if len(self._ended) != answers:
+            raise BadOutput("the workflow's text has no end")
         return json_event(self._told(self.kind_of_chunk, [], self._usage())) if self._with_usage else b""
 
     @cached_property
@@ -268,18 +272,20 @@ async def _stream(
         workflows.chunks(request, entry, each, at_most_s=total_s, member=index if len(inputs) > 1 else None)
         for index, each in enumerate(inputs)
     ]
-    events = _events(merged(streams) if len(streams) > 1 else _numbered(streams[0]), answers)
+    events = _events(merged(streams) if len(streams) > 1 else _numbered(streams[0]), answers, len(streams))
     await send_events(request, events, first_chunk_s=limits.stream_first_chunk_s, total_s=total_s, event=_as_it_is)
 
 
-async def _events(groups: AsyncGenerator[list[tuple[int, Any]]], answers: Answers) -> AsyncGenerator[list[bytes]]:
+async def _events(
+    groups: AsyncGenerator[list[tuple[int, Any]]], answers: Answers, count: int
+) -> AsyncGenerator[list[bytes]]:
     try:
         async with aclosing(groups):
             async for group in groups:
                 yield [answers.events(group)]
     except WorkflowError as error:
         raise _as_asked(error) from error.__cause__
-    if last := answers.last_event():
+    if last := answers.last_event(count):
         yield [last]
 
 
