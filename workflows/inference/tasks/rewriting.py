@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -52,6 +52,7 @@ class _Rewriting(Task[In, _Source, Rewritten]):
         self._most = model.bounds.max_new_tokens if places is None else min(model.bounds.max_new_tokens, places - 1)
         self._own_most: int | None = own.max_new_tokens or (own.max_length and own.max_length - 1)
         self._own_least: int = own.min_new_tokens or max(0, (own.min_length or 0) - 1)
+        self._own_beams: int = own.num_beams or 1
         self._padding: int = model.tokenizer.pad_token_id or 0
         self._costs = _GPU_COSTS if model.on_gpu else _CPU_COSTS
 
@@ -99,7 +100,9 @@ class _Rewriting(Task[In, _Source, Rewritten]):
         for place, source in enumerate(batch):
             alike.setdefault(tuple(sorted(source.options.items())), []).append(place)
         for places in alike.values():
-            for run in plan_runs([len(batch[place].ids) for place in places], self._costs):
+            beams = batch[places[0]].options.get("num_beams") or self._own_beams
+            costs = replace(self._costs, most=self._costs.most // beams)  # each of them is a text of its own
+            for run in plan_runs([len(batch[place].ids) for place in places], costs):
                 members = [places[at] for at in run]
                 for place, tokens in zip(members, self._written([batch[at] for at in members]), strict=True):
                     outcomes[place] = given_up(batch[place].call, begun=True) or tokens
