@@ -65,11 +65,12 @@ def check_onnx(path: Path, name: str) -> int:
         file = opened.enter_context(path.open("rb"))
         kind = kind_of(file)
         size = file.seek(0, 2)
-        if kind == "ort":  # a flatbuffer, whole in one file
+        # onnxruntime goes by this name, and would read as ONNX what only begins like a flatbuffer.
+        if kind == "ort" and path.suffix.lower() == ".ort":  # whole in one file
             return size
         externals: list[_External] | None = None
         # A writer that does not begin with the version writes ONNX all the same: what it is, is found by reading it.
-        if kind in ("onnx", "other") and size:
+        if kind in ("onnx", "ort", "other") and size:
             content = opened.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
             try:
                 externals = list(_externals(content))
@@ -115,7 +116,11 @@ def _externals(content: mmap.mmap) -> Iterator[_External]:
 def _external(content: mmap.mmap, parts: list[tuple[int, int]]) -> _External:
     said: dict[str, str] = {}
     for start, end in parts:
-        texts = {number: content[first:last].decode() for number, _, first, last in _fields(content, start, end)}
+        # Fields of another wire type are no text: protobuf passes over them.
+        fields = [(number, first, last) for number, wire, first, last in _fields(content, start, end) if wire == _BYTES]
+        texts = {number: content[first:last].decode() for number, first, last in fields}
+        if texts.get(1, "") in said:
+            raise _Malformed
         said[texts.get(1, "")] = texts.get(2, "")
     length = said.get("length")
     return _External(said.get("location", ""), int(said.get("offset", "0")), None if length is None else int(length))
@@ -126,6 +131,8 @@ def _fields(content: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int
     at = start
     while at < end:
         tag, at = _varint(content, at, end)
+        if tag >= 1 << 32:  # other readers cut such a number off, and see another field
+            raise _Malformed
         number, wire = tag >> 3, tag & 7
         if wire == _BYTES:
             length, at = _varint(content, at, end)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from tests.workflows.models.graphs import model, tensor
 from tests.workflows.models.payloads import Canary
 from workflows.errors import InvalidInput
+from workflows.models.content import kind_of
 from workflows.models.onnx_graph import check_onnx
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -161,6 +163,47 @@ def test_fields_may_come_in_any_order(folder: Path) -> None:
     path.write_bytes(made.SerializeToString())
     with pytest.raises(InvalidInput, match="not an ONNX model"):
         check_onnx(path, "m")
+
+
+def test_no_two_readers_see_two_locations(folder: Path) -> None:
+    """What is read here and what onnxruntime's protobuf reads is the same, or the file is refused."""
+    secret = part(1, b"location") + part(2, b"../secret")
+    long_tag = b"\x92\x80\x80\x80\x10"  # of the field 2, and bits that do not fit into a tag
+    good = part(1, b"location") + part(2, b"good")
+    hidden = [
+        part(13, secret + b"\x11somewhat"),  # the field 2 once more, but as eight bytes that are no text
+        part(13, secret + b"\x10g"),  # and as a number
+        part(13, good + long_tag + b"\x09../secret"),
+        part(13, good) + part(13, secret),
+        part(13, secret) + part(13, good),
+    ]
+    made = model(tensor("good"))
+    weight, graph = made.graph.initializer[0], made.graph
+    weight.ClearField("external_data")
+    inside = weight.SerializeToString()
+    graph.ClearField("initializer")
+    operators = graph.SerializeToString()
+    made.ClearField("graph")
+    path = folder / "model.onnx"
+    for entries in hidden:
+        path.write_bytes(made.SerializeToString() + part(7, operators + part(5, inside + entries)))
+        with pytest.raises(InvalidInput, match=r"leaves|is not an ONNX model"):
+            check_onnx(path, "m")
+    path.write_bytes(made.SerializeToString() + part(7, operators + part(5, inside + part(13, good))))
+    assert runs(path)
+
+
+def test_what_begins_like_a_flatbuffer_is_read_as_onnxruntime_reads_it(folder: Path) -> None:
+    made = model(tensor("../secret")).SerializeToString()
+    path = folder / "model.onnx"
+    path.write_bytes(part(2, b"xxORTM") + made)  # a producer's name
+    assert kind_of(io.BytesIO(path.read_bytes())) == "ort"
+    with pytest.raises(InvalidInput, match="leaves"):
+        check_onnx(path, "m")
+    flat = path.rename(folder / "model.ort")
+    assert check_onnx(flat, "m") == flat.stat().st_size
+    with pytest.raises(Exception, match="ORT model verification failed"):
+        runs(flat)
 
 
 def test_what_is_no_onnx_file(tmp_path: Path) -> None:
