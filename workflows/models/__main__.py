@@ -30,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_argument("--sources", metavar="FILE", help="the file of model sources; else $INFERNET_MODELS")
         command.add_argument("--lock", type=Path, metavar="FILE", help=f"else the sources' lock, else {_DEFAULT}")
     chosen = parser.parse_args(arguments)
+    path = _DEFAULT
     try:
         sources = sources_of(chosen.sources)
         path = (chosen.lock or sources.lock or _DEFAULT).expanduser()
@@ -38,6 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
         return _lock(sources, path, chosen.ids, chosen.files, update=chosen.update)
     except WorkflowError as error:
         print(f"{chosen.command}: {error.message}", file=sys.stderr)
+        return 1
+    except OSError as error:  # of the lock, or of a model on this machine
+        print(f"{chosen.command}: {error.filename or path}: {error.strerror}", file=sys.stderr)
         return 1
 
 

@@ -6,9 +6,11 @@ whoever calls it is alone with this file.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
+import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -18,15 +20,19 @@ from typing import IO, Any, Final
 from workflows.errors import InvalidInput, Overloaded, UpstreamFailed, WorkflowError
 from workflows.models.content import RUNS_CODE, kind_of
 from workflows.models.records import FileRecord, sync_directory
-from workflows.models.storage import CHUNK_BYTES, RemoteFile, unreachable
+from workflows.models.storage import CHUNK_BYTES, RemoteFile, another_content, unreachable
 
-__all__ = ["Download", "no_room", "sha256_of"]
+__all__ = ["Download", "disk_fault", "no_room", "sha256_of"]
 
 log = logging.getLogger(__name__)
 
 _MAX_ATTEMPTS: Final = 20
 _MAX_STALLS: Final = 3  # attempts in a row that brought nothing new
 _LOOK_EVERY_BYTES: Final = 64 << 20
+# A storage that is never silent, and never done: slower than that, after so long, is as bad as no answer.
+_SLOWEST_BYTES_PER_S: Final = 10_000
+_MAY_BE_SLOW_S: Final = 60.0
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_ROOM_RETRY_S: Final = 60.0
 
 
@@ -41,7 +47,8 @@ class Download:
         most_bytes: More than that is too large.
         trusted: Hashes of files that may run code.
         check_room: Raises Overloaded where this many bytes more would fill the disk.
-        seen: Told of every piece, by its size; may raise to end the download.
+        seen: Told of every piece, by its size, and by a negative one of what is thrown away; may raise to end the download.
+        clock: Seconds, for tests.
     """
 
     read: Callable[[int], Generator[bytes]]
@@ -51,6 +58,7 @@ class Download:
     trusted: frozenset[str]
     check_room: Callable[[int], None]
     seen: Callable[[int], None]
+    clock: Callable[[], float] = time.monotonic
     _hash: Any = field(init=False)
     _git: Any = field(init=False)
     _size: int = field(default=0, init=False)
@@ -62,6 +70,7 @@ class Download:
             UpstreamFailed: The storage broke off for good, or gave another content than it had declared.
             Overloaded: There is no room on the disk.
             InvalidInput: The file is too large, or runs code when it is loaded and is not trusted.
+            WorkflowError: The cache cannot be written.
         """
         if self.expected.size is not None and self.expected.size > self.most_bytes:
             raise self._too_large()
@@ -85,7 +94,7 @@ class Download:
             raise
         except OSError as cause:
             self.partial.unlink(missing_ok=True)
-            raise no_room() from cause
+            raise disk_fault(cause) from cause
         return record
 
     def _take_up(self, file: IO[bytes]) -> bool:
@@ -94,10 +103,12 @@ class Download:
         file.seek(0)
         while piece := file.read(CHUNK_BYTES):
             self._count(piece)
-        if self._size > (self.most_bytes if self.expected.size is None else self.expected.size):
+        self.seen(self._size)
+        expected = self.expected
+        # Where nothing tells one content from another, the rest may be of another one than the beginning.
+        told_apart = expected.sha256 or expected.git_sha1 or expected.mark
+        if expected.size is None or self._size > expected.size or not told_apart:
             self._start_over(file)
-        if self._size:
-            self.seen(self._size)
         return self._size > 0
 
     def _begin(self) -> None:
@@ -109,6 +120,7 @@ class Download:
 
     def _start_over(self, file: IO[bytes]) -> None:
         file.truncate(0)
+        self.seen(-self._size)
         self._begin()
 
     def _count(self, piece: bytes) -> None:
@@ -141,17 +153,20 @@ class Download:
 
     def _read_once(self, file: IO[bytes]) -> None:
         most = self.most_bytes if self.expected.size is None else self.expected.size
-        looked = self._size
+        looked, before, began = self._size, self._size, self.clock()
         with closing(self.read(self._size)) as pieces:
             for piece in pieces:
                 if self._size + len(piece) > most:
-                    raise self._too_large() if self.expected.size is None else _another_content()
+                    raise self._too_large() if self.expected.size is None else another_content()
                 file.write(piece)
                 self._count(piece)
                 self.seen(len(piece))
                 if self._size - looked >= _LOOK_EVERY_BYTES:
                     looked = self._size
                     self.check_room(0)
+                passed = self.clock() - began
+                if passed > _MAY_BE_SLOW_S and self._size - before < passed * _SLOWEST_BYTES_PER_S:
+                    raise unreachable()
 
     def _is_right(self) -> bool:
         if self.expected.sha256 is not None:
@@ -160,7 +175,7 @@ class Download:
 
     def _checked(self, file: IO[bytes]) -> FileRecord:
         if not self._is_right():
-            raise _another_content()
+            raise another_content()
         sha256 = self._hash.hexdigest()
         kind = kind_of(file)
         if kind in RUNS_CODE and sha256 not in self.trusted:
@@ -181,9 +196,10 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def disk_fault(cause: OSError) -> WorkflowError:
+    """What to tell of a disk that does not take what is written."""
+    return no_room() if cause.errno in _FULL else WorkflowError("the cache of models cannot be written")
+
+
 def no_room() -> Overloaded:
     return Overloaded("there is no room for this model on the disk", retry_after_s=_NO_ROOM_RETRY_S)
-
-
-def _another_content() -> UpstreamFailed:
-    return UpstreamFailed("the model's storage gave another content than it had declared")

@@ -68,7 +68,7 @@ class Hub:
             raise unreachable() from cause
         return Listing(commit=info.sha, files=known)
 
-    def read(self, ref: ModelRef, commit: str, file: str, start: int) -> Generator[bytes]:
+    def read(self, ref: ModelRef, commit: str, file: str, start: int, mark: str | None) -> Generator[bytes]:
         url = hf_hub_url(f"{ref.owner}/{ref.name}", file, revision=commit, endpoint=self._endpoint)
         headers = build_hf_headers(token=self._token(), library_name=_CLIENT)
         headers["Accept-Encoding"] = "identity"

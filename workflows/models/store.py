@@ -19,7 +19,6 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Final
@@ -28,7 +27,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from workflows.errors import InvalidInput, ModelNotFound, WorkflowError
-from workflows.models.download import Download, no_room, sha256_of
+from workflows.models.download import Download, disk_fault, no_room, sha256_of
 from workflows.models.local import locate
 from workflows.models.records import FileRecord, ModelRecord, ModelsLock, Resolved
 from workflows.models.ref import ModelRef
@@ -81,7 +80,7 @@ class ModelStore:
             UpstreamFailed: The storage does not answer, or answers with something else than it had declared.
             Overloaded: There is no room for it on the disk.
             InvalidInput: It is too large, or a file runs code and is not trusted; or a setting is wrong.
-            WorkflowError: Its directory holds files that the lock does not list.
+            WorkflowError: Its directory holds files that the lock does not list, or the cache cannot be written.
         """
         if ref.storage not in self._sources.names:
             raise absent()
@@ -108,8 +107,11 @@ class ModelStore:
             names = _chosen(ref, _listed(directory), wanted)
             return str(ref), ModelRecord(files={name: _record(directory / name) for name in names})
         with self._only_one(ref):
-            listing = self._storage(ref).listing(ref)
-            found = self._download(ref, Resolved(listing=listing), wanted, keep=True)
+            listing, before = self._storage(ref).listing(ref), Resolved.read(self._note(ref))
+            resolved = before if before is not None and before.listing == listing else Resolved(listing=listing)
+            found = self._download(ref, resolved, wanted, keep=False)
+            # Not before: what cannot be locked leaves the id what it was.
+            resolved.model_copy(update={"files": {**resolved.files, **found.files}}).write(self._note(ref))
         return self._key(ref), ModelRecord(commit=listing.commit, files=found.files)
 
     def problems(self, key: ModelRef, record: ModelRecord) -> Iterator[str]:
@@ -163,7 +165,10 @@ class ModelStore:
                 if not self._still_right(directory / name, record.files[name]):
                     log.warning("%s: %s is not what models.lock says", ref, name)
                     raise absent()
-        return locate(names[0], directory) if ref.files else directory
+        try:
+            return locate(names[0], directory) if ref.files else directory
+        except ModelNotFound:
+            raise absent() from None
 
     def _local(self, ref: ModelRef) -> Path:
         place = "/".join(part for part in (ref.owner, ref.name, ref.revision) if part)
@@ -201,13 +206,13 @@ class ModelStore:
         """Whoever calls is alone with this model. `keep`: write down what the id means, and what of it is here."""
         if resolved is None:
             resolved = Resolved(listing=self._storage(ref).listing(ref))
-        if keep:
-            resolved.write(self._note(ref))  # first of all: what is asked for again is asked of the same commit
         directory = self._directory(ref, resolved.listing.commit)
         names = _chosen(ref, resolved.listing.files, wanted)
         files = {name: record for name in names if (record := _kept(directory / name, resolved, name))}
         missing = [name for name in names if name not in files]
         self._check_size(ref, resolved, names, missing)
+        if keep:
+            resolved.write(self._note(ref))  # what is asked for again is asked of the same commit
         try:
             if missing:
                 self._sweep()
@@ -247,11 +252,11 @@ class ModelStore:
                 raise
 
     def _download_one(self, ref: ModelRef, resolved: Resolved, name: str, seen: Callable[[int], None]) -> FileRecord:
-        commit = resolved.listing.commit
+        commit, expected, storage = resolved.listing.commit, resolved.listing.files[name], self._storage(ref)
         with self._slots:
             return Download(
-                read=partial(self._storage(ref).read, ref, commit, name),
-                expected=resolved.listing.files[name],
+                read=lambda start: storage.read(ref, commit, name, start, expected.mark),
+                expected=expected,
                 partial=self._partial(ref, commit, name),
                 most_bytes=self._sources.max_file_bytes,
                 trusted=self._sources.code_sha256,
@@ -268,11 +273,10 @@ class ModelStore:
             self._check_room(sum(sizes[name] for name in missing) - begun)
 
     def _check_room(self, needed: int) -> None:
-        self._cache.mkdir(parents=True, exist_ok=True, mode=0o700)
         if shutil.disk_usage(self._cache).free - needed < self._sources.keep_free_bytes:
             raise no_room()
         if self._sources.disk_bytes is not None:
-            used = sum(path.stat().st_size for path in self._cache.rglob("*") if path.is_file())
+            used = sum(_size(path) for path in self._cache.rglob("*") if path.is_file())
             if used + needed > self._sources.disk_bytes:
                 raise no_room()
 
@@ -295,9 +299,13 @@ class ModelStore:
         """Alone with this model among the threads of this process, and then among the processes of this machine."""
         stripe = int.from_bytes(hashlib.sha256(str(ref.model).encode()).digest()[:2]) % _STRIPES
         locks = self._cache / "locks"
-        locks.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self._alone[stripe], FileLock(locks / f"{stripe:03x}", poll_interval=_LOCK_POLL_S):
-            yield
+        try:
+            self._cache.mkdir(parents=True, exist_ok=True, mode=0o700)  # models may not be everybody's
+            locks.mkdir(exist_ok=True)
+            with self._alone[stripe], FileLock(locks / f"{stripe:03x}", poll_interval=_LOCK_POLL_S):
+                yield
+        except OSError as cause:
+            raise disk_fault(cause) from cause
 
     def _key(self, ref: ModelRef) -> str:
         """How an id is written down: without its files where the storage tells all there are."""

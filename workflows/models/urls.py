@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import fsspec
 from aiohttp import ClientTimeout
@@ -18,12 +19,14 @@ from fsspec.core import url_to_fs
 
 from workflows.errors import InvalidInput, WorkflowError
 from workflows.models.ref import ModelRef, is_file_name
-from workflows.models.storage import CHUNK_BYTES, MAX_LISTED, Listing, RemoteFile, absent, unreachable
+from workflows.models.storage import CHUNK_BYTES, MAX_LISTED, Listing, RemoteFile, absent, another_content, unreachable
 
 __all__ = ["UrlStorage"]
 
 # What changes with a file's content, by the names that the file systems give it.
 _MARKS: Final = ("ETag", "etag", "md5Hash", "content_settings", "VersionId", "generation", "mtime", "LastModified")
+# Those of them that a list of files and the file itself give alike.
+_MARKS_OF_CONTENT: Final = ("ETag", "etag", "md5Hash")
 _MAX_DEPTH: Final = 8
 _ABSENT: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
 
@@ -53,26 +56,36 @@ class UrlStorage:
         commit = hashlib.sha256(json.dumps([str(ref.model), marks], sort_keys=True).encode()).hexdigest()[:40]
         return Listing(commit=commit, files={name: _remote(about) for name, about in files.items()})
 
-    def read(self, ref: ModelRef, commit: str, file: str, start: int) -> Generator[bytes]:
+    def read(self, ref: ModelRef, commit: str, file: str, start: int, mark: str | None) -> Generator[bytes]:
         try:
             fs, place = self._opened(ref)
-            # Without a cache of its own: what is read is written at once.
-            with fs.open(f"{place}/{file}", "rb", block_size=8 * CHUNK_BYTES, cache_type="readahead") as content:
-                skip = 0
-                if start:
-                    try:
-                        content.seek(start)
-                    except (ValueError, OSError):  # a stream that cannot be entered in its middle
-                        skip = start
+            with self._entered(fs, f"{place}/{file}", start) as (content, before):
+                skip = before
                 while piece := content.read(CHUNK_BYTES):
                     rest = piece[skip:]
                     skip -= len(piece) - len(rest)
                     if rest:
                         yield rest
+            if mark is not None and _mark(fs.info(f"{place}/{file}")) != mark:  # it was replaced, maybe in the middle
+                raise another_content()
         except WorkflowError:
             raise
         except Exception as cause:
             raise _fault(cause) from cause
+
+    @contextmanager
+    def _entered(self, fs: fsspec.AbstractFileSystem, path: str, start: int) -> Iterator[tuple[IO[bytes], int]]:
+        """A file to be read from `start` on, once so many bytes more were left out."""
+        if self._lists:
+            # Without a cache of its own: what is read is written at once.
+            with fs.open(path, "rb", block_size=8 * CHUNK_BYTES, cache_type="readahead") as content:
+                content.seek(start)
+                yield content, 0
+            return
+        # One request for all of it: not every web server knows ranges, which fsspec would ask for piece by piece.
+        headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
+        with fs.open(path, "rb", block_size=0, size=start + 1, headers=headers) as content:  # or it asks for the size
+            yield content, 0 if content.r.status == HTTPStatus.PARTIAL_CONTENT else start
 
     def _opened(self, ref: ModelRef) -> tuple[fsspec.AbstractFileSystem, str]:
         try:
@@ -96,7 +109,11 @@ class UrlStorage:
 
 def _remote(about: Mapping[str, Any]) -> RemoteFile:
     size = about.get("size")
-    return RemoteFile(size=size if isinstance(size, int) and size >= 0 else None)
+    return RemoteFile(size=size if isinstance(size, int) and size >= 0 else None, mark=_mark(about))
+
+
+def _mark(about: Mapping[str, Any]) -> str | None:
+    return next((str(about[mark])[:256] for mark in _MARKS_OF_CONTENT if about.get(mark)), None)
 
 
 def _fault(cause: Exception) -> WorkflowError:

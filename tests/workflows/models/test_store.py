@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import threading
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,11 @@ import pytest
 from tests.workflows.models.fake_hub import FakeHub, File
 from tests.workflows.models.payloads import PAYLOADS, Canary
 from workflows.errors import InvalidInput, ModelNotFound, Overloaded, UpstreamFailed, WorkflowError
+from workflows.models.download import Download
 from workflows.models.records import ModelsLock
 from workflows.models.ref import parse_ref
 from workflows.models.sources import ModelSources
+from workflows.models.storage import RemoteFile
 from workflows.models.store import ModelStore
 
 DIGITS = "huggingface/acme/digits"
@@ -224,6 +228,76 @@ def test_what_runs_code_is_refused_with_the_reason_and_not_kept(
     assert not canary.exists()
 
 
+def test_what_was_not_there_is_looked_for_again(hub: FakeHub, settings: dict[str, Any]) -> None:
+    """An id means a commit from when it was found, and not from when somebody asked in vain."""
+    hub.push("acme/digits", {"README.md": b"soon"})
+    for text in (DIGITS, f"{DIGITS}:m.onnx"):
+        with pytest.raises(ModelNotFound):
+            fetch(settings, text)
+    hub.push("acme/digits", {"m.onnx": b"m" * 1000})
+    with pytest.raises(InvalidInput):
+        fetch(settings, DIGITS, max_file_bytes=999, max_model_bytes=999)
+    hub.push("acme/digits", {"m.onnx": b"m" * 10})
+    assert fetch(settings, f"{DIGITS}:m.onnx").read_bytes() == b"m" * 10
+
+
+def test_what_cannot_be_locked_leaves_the_id_what_it_was(hub: FakeHub, settings: dict[str, Any]) -> None:
+    hub.push("acme/digits", {"m.onnx": b"one"})
+    fetch(settings, DIGITS)
+    hub.push("acme/digits", {"m.onnx": File(b"two", fault="corrupt")})
+    with pytest.raises(UpstreamFailed):
+        store(settings).lock(parse_ref(DIGITS))
+    assert (fetch(settings, DIGITS) / "m.onnx").read_bytes() == b"one"
+
+
+def test_what_was_thrown_away_does_not_count(hub: FakeHub, settings: dict[str, Any]) -> None:
+    file = File(b"right" * 200, fault="cut")
+    hub.push("acme/digits", {"m.onnx": file})
+    with pytest.raises(UpstreamFailed):
+        fetch(settings, DIGITS)
+    (begun,) = (settings["cache"] / "partial").iterdir()
+    begun.write_bytes(b"wrong" * 150)
+    file.fault = None
+    path = fetch(settings, DIGITS, max_file_bytes=1000, max_model_bytes=1000)
+    assert (path / "m.onnx").read_bytes() == file.content
+
+
+def test_a_storage_that_only_drips_is_given_up(tmp_path: Path) -> None:
+    ticks = itertools.count(step=25.0)
+    closed: list[int] = []
+
+    def drip(start: int) -> Generator[bytes]:
+        try:
+            while True:
+                yield b"x"
+        finally:
+            closed.append(start)
+
+    with pytest.raises(UpstreamFailed):
+        Download(
+            read=drip,
+            expected=RemoteFile(size=1 << 30, git_sha1="0" * 40),
+            partial=tmp_path / "partial",
+            most_bytes=1 << 40,
+            trusted=frozenset(),
+            check_room=lambda needed: None,
+            seen=lambda size: None,
+            clock=lambda: next(ticks),
+        ).into(tmp_path / "final")
+    assert closed == [3 * attempt for attempt in range(20)]
+    assert not (tmp_path / "final").exists()
+
+
+def test_a_cache_that_cannot_be_written_is_said(hub: FakeHub, settings: dict[str, Any], tmp_path: Path) -> None:
+    hub.push("acme/digits", {"m.onnx": b"m"})
+    (tmp_path / "file").touch()
+    with pytest.raises(WorkflowError, match="the cache of models cannot be written") as caught:
+        fetch(settings, DIGITS, cache=tmp_path / "file" / "cache")
+    assert not isinstance(caught.value, Overloaded)
+    fetch(settings, DIGITS)
+    assert settings["cache"].stat().st_mode & 0o777 == 0o700
+
+
 # ---- the lock --------------------------------------------------------------------------------------------------------
 
 
@@ -288,7 +362,7 @@ def test_local_ids_lie_below_a_root(settings: dict[str, Any], tmp_path: Path) ->
     assert fetch(settings, "local/acme/digits:m.onnx").read_bytes() == b"one"
     assert fetch(settings, "local/acme/digits@v2:m.onnx").read_bytes() == b"two"
     for text in ("local/acme/absent", "local/acme/digits:absent.onnx", "local/acme/digits:link.onnx"):
-        with pytest.raises(ModelNotFound):
+        with pytest.raises(ModelNotFound, match=r"^model not found$"):
             fetch(settings, text)
     settings["lock"] = locked(settings, "local/acme/digits:m.onnx")
     assert fetch(settings, "local/acme/digits:m.onnx").read_bytes() == b"one"
