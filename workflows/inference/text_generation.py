@@ -9,7 +9,6 @@ import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import Field
@@ -27,7 +26,8 @@ from workflows.inference.generation.sampling import is_greedy
 from workflows.inference.generation.writer import Plan, Writer
 from workflows.inference.local_transformer import open_transformer
 from workflows.inference.torch_device import Dtype
-from workflows.models.local import resolve
+from workflows.models.finding import check_model, model_name, resolve_model
+from workflows.models.sources import ModelSources
 from workflows.types import MAX_TOKENS, Generate, Generated, Sampling, TextChunk
 
 __all__ = ["TransformersTextGenerationWorkflow"]
@@ -58,8 +58,10 @@ class TransformersTextGenerationWorkflow(AsyncInferenceWorkflow[Generate, Genera
     torch rounds otherwise as well.
 
     Args:
-        model: Directory with config.json, a tokenizer and safetensors weights.
+        model: Directory with config.json, a tokenizer and safetensors weights, or an id such as `huggingface/owner/name`; see
+            `workflows.models.finding.resolve_model`.
         root: Where models lie: a directory, or `package:name` for an installed Python package.
+        sources: Where models come from, or a file that says it; see `workflows.models.sources`.
         dtype: Number format of the weights; by default the weights' own on a GPU and float32 on a CPU.
         threads: CPU threads of this process; by default the whole cores that were given.
         max_new_tokens: No answer is longer than this, whatever was asked for.
@@ -79,6 +81,7 @@ class TransformersTextGenerationWorkflow(AsyncInferenceWorkflow[Generate, Genera
         model: str,
         *,
         root: str | None = None,
+        sources: ModelSources | str | None = None,
         dtype: Dtype | None = None,
         threads: Annotated[int, Field(ge=1, le=1024)] | None = None,
         max_new_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] = 1024,
@@ -90,6 +93,7 @@ class TransformersTextGenerationWorkflow(AsyncInferenceWorkflow[Generate, Genera
     ) -> None:
         self._model = model
         self._root = root
+        self._sources = sources
         self._dtype = dtype
         self._threads = threads
         self._max_new_tokens = max_new_tokens
@@ -100,7 +104,7 @@ class TransformersTextGenerationWorkflow(AsyncInferenceWorkflow[Generate, Genera
         self.concurrency = concurrency
 
     def check_files(self) -> None:
-        resolve(self._model, self._root)
+        check_model(self._model, self._root, self._sources)
 
     async def do_setup(self) -> None:
         import torch
@@ -180,7 +184,10 @@ class TransformersTextGenerationWorkflow(AsyncInferenceWorkflow[Generate, Genera
             self._torch.cuda.empty_cache()
 
     def card(self, name: str, summary: str = "") -> Card:
-        known: dict[str, Any] = {"model": PurePath(self._model).name or None, "max_new_tokens": self._max_new_tokens}
+        known: dict[str, Any] = {
+            "model": model_name(self._model, self._root, self._sources) or None,
+            "max_new_tokens": self._max_new_tokens,
+        }
         if self.is_setup:
             known["context_tokens"] = self._engine.context_tokens
         return super().card(name, summary).model_copy(update=known)
@@ -190,7 +197,7 @@ class TransformersTextGenerationWorkflow(AsyncInferenceWorkflow[Generate, Genera
             torch,
             transformers,
             "AutoModelForCausalLM",
-            resolve(self._model, self._root),
+            resolve_model(self._model, self._root, self._sources),
             self.resources,
             self._dtype,
             self._threads,

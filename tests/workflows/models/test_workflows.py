@@ -23,6 +23,7 @@ from workflows.base import BaseInferenceWorkflow
 from workflows.errors import InvalidInput, ModelNotFound, WorkflowError
 from workflows.inference.embedding import EmbeddingWorkflow
 from workflows.inference.onnx import ONNXInferenceWorkflow
+from workflows.inference.text_generation import TransformersTextGenerationWorkflow
 from workflows.inference.torch import TorchInferenceWorkflow
 from workflows.models.sources import ModelSources
 
@@ -133,3 +134,18 @@ def test_the_demos_models_still_load_as_before() -> None:
     workflow = ONNXInferenceWorkflow("digits.onnx", root="package:workflows.demo").setup()
     assert workflow.name() == "digits.onnx"
     assert Path(workflows.demo.__path__[0]).is_dir()
+
+
+def test_a_language_model_by_its_id(hub: FakeHub, sources: ModelSources) -> None:
+    folder = Path(workflows.demo.__file__).parent / "tiny_gpt"
+    hub.push("acme/model", {file.name: file.read_bytes() for file in folder.iterdir()})
+    asked = {"prompt": "The for statement", "sampling": {"max_tokens": 6, "temperature": 0}}
+    workflow = TransformersTextGenerationWorkflow(ID, sources=sources, threads=1)
+    workflow.check_files()
+    assert hub.seen == []
+    workflow.setup()
+    try:
+        assert workflow.inference(asked).text == " is used to be used as"
+        assert workflow.card("it").model == ID
+    finally:
+        workflow.teardown()
