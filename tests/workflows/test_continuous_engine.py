@@ -159,6 +159,21 @@ async def test_scores_that_are_no_numbers_fail_one_request_alone(opened: Opened)
     assert left_behind(workflow) == []
 
 
+async def test_a_request_that_cannot_be_begun_fails_alone(opened: Opened) -> None:
+    """For example, because a device has no memory for what it keeps of its tokens."""
+    workflow = await opened(concurrency=1)
+    engine: Any = workflow._engine
+    engine._vocabulary = -1
+    async with aclosing(workflow.astream(asked([3], max_tokens=60))) as stream:
+        await anext(stream)
+        penalties = [{"repetition_penalty": 2.0}, {"presence_penalty": 1.0}, {}]
+        waiting = [asyncio.create_task(workflow.ainference(asked([5], **one))) for one in penalties]
+        await anext(stream)
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [WorkflowError, WorkflowError, Generated]
+    assert left_behind(workflow) == []
+
+
 async def test_an_engine_that_dies_is_replaced(opened: Opened) -> None:
     workflow = await opened(concurrency=4, cache_tokens=4 * LLAMA_CONTEXT)
     expected = tokens_of(await workflow.ainference(asked([3])))

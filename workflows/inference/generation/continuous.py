@@ -113,8 +113,14 @@ class ContinuousEngine:
             if not self._manager.rooms.take(answer.id, len(order.prompt) + order.max_tokens):
                 return
             self._waiting.popleft()
+            try:  # which takes memory, on the model's device too
+                answer.row = Row(TokenChooser(self._torch, order, self._vocabulary, self._model.device))
+            except Exception:
+                log.exception("a request could not be begun")
+                self._manager.rooms.give(answer.id)
+                answer.fail(WorkflowError())
+                continue
             self._running[answer.id] = answer
-            answer.row = Row(TokenChooser(self._torch, order, self._vocabulary, self._model.device))
             if not self._manager.add(answer.id, answer.row, order):
                 del self._running[answer.id]
                 answer.row = None
