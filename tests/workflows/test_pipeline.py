@@ -140,6 +140,34 @@ def test_what_is_refused(
     assert caught.value.param == param
 
 
+@pytest.mark.parametrize(
+    ("task", "asked", "param"),
+    [
+        ("text-classification", {"text": "a <more>"}, "text"),
+        ("zero-shot-classification", {"text": "a fox", "candidate_labels": ["dog", "<more>"]}, "text"),
+        ("token-classification", {"text": "a <more>"}, "text"),
+        ("token-classification", {"text": "a <more>", "stride": 2}, "text"),
+        ("fill-mask", {"text": "<mask> <more>"}, "text"),
+        ("fill-mask", {"text": "<mask>", "targets": ["fox", "<more>"]}, "targets"),
+        ("question-answering", {"question": "<more>", "context": "a fox"}, "question"),
+        ("question-answering", {"question": "a fox", "context": "<more>"}, "context"),
+    ],
+)
+def test_a_token_that_only_the_tokenizer_knows_fails_alone(root: Path, task: str, asked: Any, param: str) -> None:
+    name = f"{folder(task)}-more"
+    shutil.copytree(root / folder(task), root / name, dirs_exist_ok=True)
+    tokenizer = word_tokenizer()
+    tokenizer.add_tokens([*(f"<more{place}>" for place in range(100)), "<more>"], special_tokens=True)
+    tokenizer.save_pretrained(root / name)
+    workflow = made(root, task, name).setup()
+    refused, answered = workflow.inference_batch([asked, EXAMPLES[task]])
+    assert isinstance(refused, InvalidInput)
+    assert refused.param == param
+    assert "a token that this model does not know" in refused.message
+    assert not isinstance(answered, WorkflowError)
+    workflow.teardown()
+
+
 def test_texts_are_cut_where_somebody_says_so(root: Path, ready: dict[str, TransformersPipelineWorkflow]) -> None:
     task = "text-classification"
     cut: Any = ready[task].inference({"text": LONG_TEXT, "truncate": True})

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tests.workflows.tiny_transformers import LLAMA_CONTEXT, PROMPT, save_tiny_llama
 from workflows.context import CallContext
@@ -191,6 +191,22 @@ def test_an_empty_prompt_without_begin_token_is_refused(root: Path, opened: Open
         bare.inference(asked(""))
     assert caught.value.param == "prompt"
     assert bare.inference(asked(max_tokens=40)).finish_reason == "length"
+
+
+def test_a_token_that_only_the_tokenizer_knows_is_refused(root: Path, opened: Opened) -> None:
+    """The engine would die of it, and with it the answers of all others."""
+    name = other_model(root, "added", chat_template=CHAT)
+    load: Any = AutoTokenizer.from_pretrained
+    tokenizer = load(root / name)
+    tokenizer.add_tokens(["<pad>"], special_tokens=True)
+    tokenizer.save_pretrained(root / name)
+    added = opened(name)
+    asks: list[Any] = [{"prompt": "the <pad>"}, {"messages": [{"role": "user", "content": "<pad>"}]}]
+    for one in asks:
+        with pytest.raises(InvalidInput, match="a token that this model does not know") as caught:
+            added.inference(one)
+        assert caught.value.param in one
+    assert added.inference(asked(max_tokens=3)).usage.completion_tokens == 3
 
 
 def test_messages_need_a_template(workflow: TransformersTextGenerationWorkflow) -> None:

@@ -15,7 +15,7 @@ from pydantic import Field
 from workflows.base import BaseInferenceWorkflow
 from workflows.card import Batching, Card
 from workflows.errors import BadOutput, ContextTooLong, InvalidInput, WorkflowError
-from workflows.inference.local_transformer import check_text, longest_input, open_transformer
+from workflows.inference.local_transformer import check_text, check_tokens, longest_input, open_transformer
 from workflows.inference.padding import ENCODER_ON_CPU, ENCODER_ON_GPU, plan_runs
 from workflows.inference.pooling import pool, shortened, unit_length
 from workflows.inference.sentence_files import Pooling, read_sentence_settings
@@ -115,7 +115,7 @@ class EmbeddingWorkflow(BaseInferenceWorkflow[Embed, Embedding]):
         self._max_tokens = longest_input(opened, self._wanted_tokens, settings.max_tokens)
         self._max_chars = self._max_tokens * opened.max_token_chars
         self._padding_token = opened.tokenizer.pad_token_id or 0
-        self._vocabulary: int = opened.model.get_input_embeddings().num_embeddings
+        self._vocabulary = opened.vocabulary
         self._on_gpu = self._device.type == "cuda"
         self._costs = ENCODER_ON_GPU if self._on_gpu else ENCODER_ON_CPU
 
@@ -221,6 +221,7 @@ class EmbeddingWorkflow(BaseInferenceWorkflow[Embed, Embedding]):
         self._tokenizer.truncation_side = asked.truncation_direction
         tokens = self._tokenize(text.lower() if self._settings.lower_case else text, cut=cuts)
         self._check_fits(tokens, "text")
+        check_tokens(tokens, self._vocabulary, "text")
         if not tokens:
             raise InvalidInput("the text is empty", param="text")
         return tokens
@@ -234,8 +235,7 @@ class EmbeddingWorkflow(BaseInferenceWorkflow[Embed, Embedding]):
 
     def _given_tokens(self, asked: Embed) -> Tokens:
         tokens = asked.tokens or []
-        if max(tokens) >= self._vocabulary:
-            raise InvalidInput(f"the tokens of this model are below {self._vocabulary}", param="tokens")
+        check_tokens(tokens, self._vocabulary, "tokens")
         if self._truncate if asked.truncate is None else asked.truncate:
             most = self._max_tokens
             tokens = tokens[-most:] if asked.truncation_direction == "left" else tokens[:most]

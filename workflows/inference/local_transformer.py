@@ -5,6 +5,7 @@ Knows no task. The modules `torch` and `transformers` are passed in, since impor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from workflows.models.content import RUNS_CODE, kind_of
 from workflows.resources import Resources
 from workflows.types.text import MAX_TOKENS
 
-__all__ = ["LocalTransformer", "check_text", "longest_input", "open_transformer", "positions_of"]
+__all__ = ["LocalTransformer", "check_text", "check_tokens", "longest_input", "open_transformer", "positions_of"]
 
 # No vocabulary entry of a sane tokenizer is shorter on average; below it, a long vocabulary entry decides.
 _MIN_CHARS_PER_TOKEN = 32
@@ -26,6 +27,7 @@ class LocalTransformer:
     """An opened model.
 
     Attributes:
+        vocabulary: How many tokens the model knows; its tokenizer may know more.
         max_token_chars: No token stands for more characters than this: longer texts need not be tokenized to be
             known as too long.
     """
@@ -33,6 +35,7 @@ class LocalTransformer:
     model: Any
     tokenizer: Any
     device: Any
+    vocabulary: int
     max_token_chars: int
 
 
@@ -72,7 +75,8 @@ def open_transformer(
     if any(kind != "AutoModel" or "pooler." not in name for name in found["missing_keys"]):
         raise WorkflowError(f"these weights are not those of an {kind}: parts of it are missing")
     longest = max(map(len, tokenizer.get_vocab()), default=0)
-    return LocalTransformer(model.eval().to(device), tokenizer, device, max(longest, _MIN_CHARS_PER_TOKEN))
+    vocabulary = model.get_input_embeddings().num_embeddings
+    return LocalTransformer(model.eval().to(device), tokenizer, device, vocabulary, max(longest, _MIN_CHARS_PER_TOKEN))
 
 
 def _check_weights(directory: Path) -> None:
@@ -96,6 +100,13 @@ def check_text(text: str, param: str, max_chars: int) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as cause:
         raise InvalidInput(f"{param} is not valid Unicode text", param=param) from cause
+
+
+def check_tokens(tokens: Sequence[int], vocabulary: int, param: str) -> None:
+    """Before a model reads them: raises InvalidInput for one that it does not know, which would take down whoever reads
+    along with it. Texts have such where somebody has added to a tokenizer and not to its model."""
+    if max(tokens, default=0) >= vocabulary:
+        raise InvalidInput(f"a token that this model does not know: it has those below {vocabulary}", param=param)
 
 
 def positions_of(model: Any) -> int | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from workflows.errors import ContextTooLong, InvalidInput, Unsupported
-from workflows.inference.local_transformer import check_text
+from workflows.inference.local_transformer import check_text, check_tokens
 from workflows.types import Generate, Message
 
 __all__ = ["Prompt", "Prompts"]
@@ -54,23 +54,17 @@ class Prompts:
             text = self._conversation(asked.messages, asked.truncate)
             prompt = self._tokens(text, "messages", asked.truncate, with_specials=False)
         elif asked.prompt_tokens is not None:
-            prompt = Prompt(self._known(asked.prompt_tokens), "prompt_tokens")
+            prompt = Prompt(asked.prompt_tokens, "prompt_tokens")
         else:
             assert asked.prompt is not None  # Generate holds exactly one of the three
             prompt = self._tokens(asked.prompt, "prompt", asked.truncate, with_specials=True)
+        check_tokens(prompt.tokens, self._vocabulary, prompt.param)
         tokens = prompt.tokens if asked.truncate is None else prompt.tokens[-asked.truncate :]
         if len(tokens) >= self._context:
             raise ContextTooLong(
                 f"context length exceeded: {len(tokens)} tokens, and fewer than {self._context} fit", param=prompt.param
             )
         return Prompt(tokens, prompt.param)
-
-    def _known(self, tokens: list[int]) -> list[int]:
-        if max(tokens) >= self._vocabulary:
-            raise InvalidInput(
-                f"prompt_tokens: this model knows the tokens below {self._vocabulary}", param="prompt_tokens"
-            )
-        return tokens
 
     def _begin(self, param: str) -> list[int]:
         begin = self._tokenizer.bos_token_id

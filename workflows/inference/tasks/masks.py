@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from workflows.errors import InvalidInput, WorkflowError
+from workflows.inference.local_transformer import check_tokens
 from workflows.inference.tasks.encoder import EncoderTask, Row, row_of
 from workflows.inference.tasks.task import Bounds, TaskModel, about_tokens
 from workflows.tensors import Array
@@ -103,6 +104,7 @@ class FillingMasks(EncoderTask[FillMask, _Masked, Filled]):
                 if not ids:
                     continue
                 token = ids[0]
+            check_tokens([token], self.model.vocabulary, "targets")
             found[token] = None
         if not found:
             raise InvalidInput("none of the targets has a token", param="targets")

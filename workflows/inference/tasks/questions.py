@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from workflows.errors import ContextTooLong, InvalidInput, WorkflowError
+from workflows.inference.local_transformer import check_tokens
 from workflows.inference.tasks.encoder import EncoderTask, Row
 from workflows.inference.tasks.spans import Span, likely_spans
 from workflows.inference.tasks.task import Bounds, TaskModel, about_tokens
@@ -111,6 +112,7 @@ class QuestionAnswering(EncoderTask[AnswerQuestion, _Asked, Answers]):
         encoded = self.model.tokenizer(
             question, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False
         )
+        check_tokens(encoded["input_ids"], self.model.vocabulary, "question")
         offsets = encoded["offset_mapping"]
         return question if most is None or len(offsets) <= most else question[: offsets[most - 1][1]]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from workflows.errors import ContextTooLong, WorkflowError
-from workflows.inference.local_transformer import LocalTransformer, check_text
+from workflows.inference.local_transformer import LocalTransformer, check_text, check_tokens
 from workflows.types.exchange import Exchange
 
 __all__ = ["Bounds", "In", "Out", "Task", "TaskModel", "about_tokens"]
@@ -55,6 +55,7 @@ class TaskModel:
         self.model = opened.model
         self.tokenizer = opened.tokenizer
         self.device = opened.device
+        self.vocabulary = opened.vocabulary
         self.bounds = bounds
         self._max_chars = bounds.max_tokens * opened.max_token_chars
 
@@ -103,6 +104,7 @@ class TaskModel:
         count = len(encoded["input_ids"])
         if count > most:
             raise ContextTooLong(f"context length exceeded: {count} tokens, and {most} fit", param=param)
+        check_tokens(encoded["input_ids"], self.vocabulary, param)
         return encoded
 
 

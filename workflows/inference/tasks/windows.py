@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from workflows.errors import ContextTooLong
+from workflows.inference.local_transformer import check_tokens
 from workflows.inference.tasks.encoder import Row
 from workflows.inference.tasks.task import TaskModel
 
@@ -30,7 +31,7 @@ def windows_of(
         cut: Which of two texts goes on from window to window: `only_first` or `only_second`.
         wanted: Further options of the tokenizer.
 
-    Raises InvalidInput for a text that takes more windows than one input may have.
+    Raises InvalidInput for a text that takes more windows than one input may have, or has tokens that the model has not.
     """
     encoded = model.tokenizer(
         text,
@@ -47,5 +48,7 @@ def windows_of(
     windows = encoded["input_ids"]
     if len(windows) > most:
         raise ContextTooLong(f"context length exceeded: {len(windows)} windows, and {most} are read", param=param)
+    for ids in windows:
+        check_tokens(ids, model.vocabulary, param)
     types = encoded.get("token_type_ids")
     return encoded, [Row(list(ids), None if types is None else types[at]) for at, ids in enumerate(windows)]
