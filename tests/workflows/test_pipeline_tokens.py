@@ -3,6 +3,7 @@ against every possible answer tried by hand where it has none any more."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import BertForQuestionAnswering, PreTrainedTokenizerFast
 
 from tests.workflows.tiny_tasks import CONTEXT, LONG_TEXT, TEXTS, reference, save_tiny_task, word_tokenizer
@@ -269,6 +270,20 @@ def test_what_cannot_be_answered(answerer: TransformersPipelineWorkflow, asked: 
     with pytest.raises(InvalidInput, match=message) as caught:
         answerer.inference(asked)
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize("context", ["\x00", "\x01 \x02", "\ufffd"])
+def test_what_a_tokenizer_leaves_out_is_no_context(root: Path, context: str) -> None:
+    shutil.copytree(root / "question-answering", root / "cleaning", dirs_exist_ok=True)
+    tokenizer = word_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.save_pretrained(root / "cleaning")
+    workflow = made(root, "question-answering", "cleaning")
+    with pytest.raises(InvalidInput, match="the context is empty") as caught:
+        workflow.inference({"question": QUESTION, "context": context})
+    assert caught.value.param == "context"
+    assert spans_of(workflow.inference({"question": context, "context": "a fox"}))
+    workflow.teardown()
 
 
 def test_spans_of_random_scores_are_the_best_of_all() -> None:

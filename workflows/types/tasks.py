@@ -236,7 +236,7 @@ class Answer(_Task):
 
 
 class Answers(_Task):
-    """The best first; none where the context is empty of words. `tokens` counts what the model read."""
+    """The best first, and at least one. `tokens` counts what the model read."""
 
     answers: list[Answer]
     tokens: int = Field(ge=0)

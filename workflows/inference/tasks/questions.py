@@ -73,6 +73,8 @@ class QuestionAnswering(EncoderTask[AnswerQuestion, _Asked, Answers]):
             param="context",
             return_offsets_mapping=True,
         )
+        if int(self._question_first) not in encoded.sequence_ids(0):  # tokenizers leave out more than spaces
+            raise InvalidInput("the context is empty", param="context")
         return _Asked(rows, encoded)
 
     def answer(self, asked: AnswerQuestion, read: _Asked, said: list[Array]) -> Answers:
