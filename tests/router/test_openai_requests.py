@@ -198,6 +198,13 @@ async def test_prompts_and_answers_together_are_no_more_than_a_batch_may_hold() 
     assert (await house.post(TEXT, {**body, "n": 3})).status_code == 200
 
 
+@pytest.mark.parametrize(("path", "name"), [(TEXT, "prompt"), (EMBED, "input")])
+@pytest.mark.parametrize("member", ["a", [1]])
+async def test_of_too_many_texts_none_is_looked_at(path: str, name: str, member: Any) -> None:
+    error = await refusal(path, {name: [*[member] * 1024, None]})
+    assert (error["param"], error["message"]) == (name, f"{name}: no more than 1024 in one request")
+
+
 async def test_a_large_request_has_few_answers() -> None:
     house = House(limits={"max_body_bytes": 3000})
     for path, text in ((CHAT, {"messages": [{"role": "user", "content": "a" * 1000}]}), (TEXT, {"prompt": "a" * 1000})):

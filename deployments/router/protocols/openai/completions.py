@@ -27,7 +27,7 @@ async def completions(workflows: Workflows, request: Request, body: Any, entry: 
 
 def completion_inputs(body: Any, most: int) -> tuple[CompletionRequest, list[dict[str, Any]]]:
     """The request in a body, and what the workflow is asked for each answer. Raises InvalidInput."""
-    asked = read(CompletionRequest, body, COMPLETION_REFUSED)
+    asked = read(CompletionRequest, body, COMPLETION_REFUSED, most)
     samples = asked.n or 1
     if asked.best_of not in (None, samples):
         raise Unsupported("best_of: all answers are given, so it can only be what n is", param="best_of")

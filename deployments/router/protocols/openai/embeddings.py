@@ -13,7 +13,7 @@ from deployments.router.directory import Entry
 from deployments.router.protocols.openai.generation import ask_for_all, chosen
 from deployments.router.protocols.openai.requests import EMBEDDINGS_REFUSED, EmbeddingsRequest, Source, read
 from deployments.router.request import Reply, Request, json_reply
-from workflows.errors import BadOutput, InvalidInput
+from workflows.errors import BadOutput
 from workflows.tensors import Array
 
 __all__ = ["embedding_inputs", "embeddings"]
@@ -30,9 +30,7 @@ async def embeddings(workflows: Workflows, request: Request, body: Any, entry: E
 
 def embedding_inputs(body: Any, most: int) -> tuple[EmbeddingsRequest, list[dict[str, Any]]]:
     """The request in a body, and what the workflow is asked for each text. Raises InvalidInput."""
-    asked = read(EmbeddingsRequest, body, EMBEDDINGS_REFUSED)
-    if len(asked.input) > most:
-        raise InvalidInput(f"input: no more than {most} in one request", param="input")
+    asked = read(EmbeddingsRequest, body, EMBEDDINGS_REFUSED, most)
     more: dict[str, Any] = {} if asked.dimensions is None else {"dimensions": asked.dimensions}
     return asked, [{**_text(source), **more} for source in asked.input]
 

@@ -9,7 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+)
 
 from workflows.errors import InvalidInput, Unsupported
 from workflows.types.text import MAX_ALTERNATIVES, MAX_BIASES, MAX_MESSAGES, MAX_STOP_STRINGS, MAX_TOKENS
@@ -61,8 +70,8 @@ Source = str | list[int]
 Asked = TypeVar("Asked", bound=BaseModel)
 
 
-def read(kind: type[Asked], body: Any, refused: Mapping[str, tuple[Any, ...]]) -> Asked:
-    """The request in a body. Raises InvalidInput naming the field."""
+def read(kind: type[Asked], body: Any, refused: Mapping[str, tuple[Any, ...]], most: int | None = None) -> Asked:
+    """The request in a body, of at most so many texts. Raises InvalidInput naming the field."""
     if not isinstance(body, dict):
         raise InvalidInput("the body must be a JSON object")
     for name, allowed in refused.items():
@@ -70,7 +79,7 @@ def read(kind: type[Asked], body: Any, refused: Mapping[str, tuple[Any, ...]]) -
         if value is not None and not any(type(value) is type(one) and value == one for one in allowed):
             raise Unsupported(f"{name}: this is not supported here", param=name)
     try:
-        return kind.model_validate(body)
+        return kind.model_validate(body, context=most)
     except ValidationError as error:
         problem = _first_problem(error)
     raise problem  # out here, without a cause: pydantic's own error shows what was sent
@@ -88,12 +97,14 @@ def _first_problem(error: ValidationError) -> InvalidInput:
 # ---- parts that pydantic does not know ------------------------------------------------------------------------------------
 
 
-def _texts_or_tokens(value: Any) -> list[Source]:
-    """Of a text, a list of texts, one of tokens, or one of those: each by itself."""
+def _texts_or_tokens(value: Any, info: ValidationInfo) -> list[Source]:
+    """Of a text, a list of texts, one of tokens, or one of those: each by itself, unless there are too many to look at."""
     if isinstance(value, str):
         return [value]
     if not isinstance(value, list) or not value:
         raise ValueError("a string, a list of strings, a list of tokens, or a list of those is needed")
+    if info.context is not None and len(value) > info.context and type(value[0]) is not int:
+        raise ValueError(f"no more than {info.context} in one request")
     kinds = set(map(type, value))
     if kinds == {str}:
         return value
