@@ -20,7 +20,7 @@ from tests.workflows.tiny_transformers import LLAMA_CONTEXT
 from workflows.errors import BadOutput, ContextTooLong, NotReady, WorkflowError
 from workflows.inference.text_generation import TransformersTextGenerationWorkflow
 from workflows.resources import Resources
-from workflows.types import Generated
+from workflows.types import Generate, Generated
 
 MARK = 7
 Opened = Callable[..., Any]
@@ -157,6 +157,19 @@ async def test_scores_that_are_no_numbers_fail_one_request_alone(opened: Opened)
     hook.remove()
     assert await workflow.ainference(asked([3]))
     assert left_behind(workflow) == []
+
+
+async def test_many_prompts_at_once_leave_the_loop_to_others(opened: Opened) -> None:
+    workflow = await opened()
+    turns = 0
+    refused = asyncio.gather(
+        *(workflow.ainference(Generate(prompt="a" * 500)) for _ in range(50)), return_exceptions=True
+    )
+    while not refused.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert {type(outcome) for outcome in await refused} == {ContextTooLong}
+    assert turns >= 50
 
 
 async def test_a_request_that_cannot_be_begun_fails_alone(opened: Opened) -> None:

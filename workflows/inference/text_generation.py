@@ -21,7 +21,7 @@ from workflows.inference.generation.cache_size import Shape, cache_size, memory_
 from workflows.inference.generation.continuous import ContinuousEngine
 from workflows.inference.generation.decoder import TokenizerDecoder
 from workflows.inference.generation.engine import Engine, Order
-from workflows.inference.generation.prompts import Prompts
+from workflows.inference.generation.prompts import Prompt, Prompts
 from workflows.inference.generation.sampling import is_greedy
 from workflows.inference.generation.writer import Plan, Writer
 from workflows.inference.local_transformer import open_transformer
@@ -113,6 +113,7 @@ class TransformersTextGenerationWorkflow(AsyncInferenceWorkflow[Generate, Genera
         self._torch = torch
         await asyncio.to_thread(self._load, torch, transformers)
         await self._engine.start()
+        self._reading = asyncio.Lock()
         self._prompts = Prompts(
             self._tokenizer,
             vocabulary=self._vocabulary,
@@ -132,10 +133,7 @@ class TransformersTextGenerationWorkflow(AsyncInferenceWorkflow[Generate, Genera
                 f"sampling.logit_bias: this model knows the tokens below {self._vocabulary}",
                 param="sampling.logit_bias",
             )
-        if Prompts.size(input_data) > _SMALL_CHARS:
-            prompt = await asyncio.to_thread(self._prompts.read, input_data)
-        else:
-            prompt = self._prompts.read(input_data)
+        prompt = await self._read(input_data)
         room = self._engine.context_tokens - len(prompt.tokens)
         seed = secrets.randbits(_SEED_BITS) if sampling.seed is None else sampling.seed
         most = min(sampling.max_tokens or room, self._max_new_tokens, room)
@@ -230,6 +228,14 @@ class TransformersTextGenerationWorkflow(AsyncInferenceWorkflow[Generate, Genera
             concurrency=self.concurrency,
             share_prefixes=self._share_prefixes,
         )
+
+    async def _read(self, asked: Generate) -> Prompt:
+        """One at a time, and everything else on this loop between two of them: hundreds may come at once."""
+        if Prompts.size(asked) > _SMALL_CHARS:
+            return await asyncio.to_thread(self._prompts.read, asked)
+        async with self._reading:
+            await asyncio.sleep(0)
+            return self._prompts.read(asked)
 
     def _echo(self, asked: Generate, tokens: Sequence[int]) -> str:
         """The text of what is read, where it is to be told."""
