@@ -129,6 +129,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
         ),
         ("fill-mask", {"text": "a fox"}, r"1 to 16 mask tokens, each '<mask>' for this model, and has 0", "text"),
         ("fill-mask", {"text": "<mask>" * 17}, "1 to 16 mask tokens", "text"),
+        ("fill-mask", {"text": "<mask> fox <mask>", "top_k": 51}, "at most 50 for 2 masks", "top_k"),
         ("fill-mask", {"text": "<mask>", "targets": [" "]}, "none of the targets has a token", "targets"),
     ],
 )

@@ -165,7 +165,7 @@ class FillMask(_Task):
 
     Attributes:
         targets: Score these words only; of one that is no token of the model, its first token.
-        top_k: How many tokens to give for each mask, the best first.
+        top_k: How many tokens to give for each mask, the best first; of all masks together no more than 100.
         truncate: Read the beginning of a text that is too long; None is as the workflow is configured.
     """
 

@@ -18,6 +18,8 @@ from workflows.types.tasks import Filled, Filling, FillMask
 __all__ = ["FillingMasks"]
 
 MAX_MASKS: Final = 16
+# Of all masks together: each brings the whole text with it.
+MAX_FILLINGS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ class FillingMasks(EncoderTask[FillMask, _Masked, Filled]):
         if not 0 < len(places) <= MAX_MASKS:
             masks = f"1 to {MAX_MASKS} mask tokens, each {self.model.tokenizer.mask_token!r} for this model"
             raise InvalidInput(f"the text must have {masks}, and has {len(places)}", param="text")
+        if len(places) * asked.top_k > MAX_FILLINGS:
+            raise InvalidInput(f"top_k: at most {MAX_FILLINGS // len(places)} for {len(places)} masks", param="top_k")
         return _Masked([row_of(encoded, places)], None if asked.targets is None else self._tokens(asked.targets))
 
     def answer(self, asked: FillMask, read: _Masked, said: list[Array]) -> Filled:
