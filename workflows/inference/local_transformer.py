@@ -5,7 +5,8 @@ Knows no task. The modules `torch` and `transformers` are passed in, since impor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ def open_transformer(
     if not directory.is_dir():
         raise WorkflowError("a transformers model is a directory with config.json and safetensors weights")
     _check_weights(directory)
+    _check_configuration(directory)
     transformers.utils.logging.disable_progress_bar()
     device = prepare_device(torch, resources, threads)
     format_ = getattr(torch, dtype) if dtype else "auto" if device.type == "cuda" else torch.float32
@@ -90,6 +92,44 @@ def _check_weights(directory: Path) -> None:
         if kind != "safetensors":
             found = RUNS_CODE.get(kind, "something else")
             raise WorkflowError(f"{path.name!r} holds no safetensors but {found}, which is never loaded here")
+    whole = {path.name for path in weights}
+    for path in directory.glob("*.safetensors.index.json"):  # transformers would load whatever it names
+        named = _json(path).get("weight_map")
+        if not (isinstance(named, dict) and all(isinstance(name, str) and name in whole for name in named.values())):
+            raise WorkflowError(f"{path.name!r} names weights that are no safetensors of this directory")
+
+
+def _check_configuration(directory: Path) -> None:
+    """Raises WorkflowError where transformers would fetch code from a hub and run it: kernels are named like models there,
+    and no option of transformers turns that off."""
+    for key, value in _entries(_json(directory / "config.json")):
+        asked = [
+            text for _, text in _entries({key: value}) if key.endswith("_implementation") and isinstance(text, str)
+        ]
+        if any("/" in text for text in asked):
+            raise WorkflowError(f"config.json asks for code of a hub as its {key[:64]}, which is never loaded here")
+
+
+def _entries(value: Any) -> Iterator[tuple[str, Any]]:
+    """All keys and values of nested objects, at whatever depth."""
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            yield from value.items()
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as cause:
+        raise WorkflowError(f"{path.name!r} cannot be read") from cause
+    if not isinstance(content, dict):
+        raise WorkflowError(f"{path.name!r} holds no object")
+    return content
 
 
 def check_text(text: str, param: str, max_chars: int) -> None:
