@@ -127,6 +127,11 @@ class ModelMemory(Generic[T]):
         finally:
             self._give_back(entry)
 
+    def has_loaded(self, key: Hashable) -> bool:
+        """Whether it was ever loaded, as far as that is remembered."""
+        with self._changed:
+            return key in self._seconds
+
     def held(self) -> list[Hashable]:
         """The models that are there, those used last at the end."""
         with self._changed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from tests.workflows.torch_models import Affine
 from workflows.batch import run_batch
 from workflows.context import CallContext
 from workflows.errors import InvalidInput, ModelNotFound, NotReady, WorkflowError
-from workflows.inference.on_demand import OnDemand
+from workflows.inference.on_demand import ModelsOnDemand, NamedRequest, OnDemand
 from workflows.inference.onnx import ONNXInferenceWorkflow
 from workflows.inference.torch import TorchInferenceWorkflow
+from workflows.models.ref import parse_ref
 from workflows.models.sources import ModelSources
 from workflows.testing import check_workflow
 from workflows.types import Tensors, TensorsResult
@@ -170,6 +172,39 @@ def test_who_comes_while_a_model_is_loading_is_told_when_to_come_back(serve: Any
         assert held._changed.wait_for(lambda: len(held._entries) == 1, 10)
     assert said(workflow.inference(ask(8))) == 8
     assert hub.count("/api/models/acme/m8") == 1
+
+
+def test_ids_that_lead_nowhere_cost_a_part_of_the_time_only(tmp_path: Path) -> None:
+    seconds, gate = [0.0], threading.Event()
+    (tmp_path / "m.onnx").write_bytes(adds(1))
+
+    def another(model: str) -> ONNXInferenceWorkflow:
+        if "good" in model:
+            return ONNXInferenceWorkflow(str(tmp_path / "m.onnx"))
+        if "slow" in model:
+            gate.wait(30)
+        seconds[0] += 2
+        raise ModelNotFound()
+
+    options = OnDemand(allowed=["huggingface/*/*"], wait_s=600)
+    others = ModelsOnDemand(options, None, another, on_gpu=False, clock=lambda: seconds[0])
+
+    def prepare(name: str) -> NamedRequest:
+        return others.prepare(parse_ref(f"{ACME}/{name}"), ask(0))
+
+    assert prepare("good").ref.name == "good"
+    with pytest.raises(ModelNotFound):
+        prepare("absent")  # which takes until 2
+    for now in (2.0, 9.9):
+        seconds[0] = now
+        with pytest.raises(NotReady):  # while it is looked for: nobody waits
+            prepare("slow")
+        assert prepare("good").ref.name == "good"
+    seconds[0] = 10.0
+    gate.set()
+    with pytest.raises(ModelNotFound):
+        prepare("slow")
+    others.close()
 
 
 def test_what_must_not_be_loaded_says_why(serve: Any, hub: FakeHub) -> None:
