@@ -63,7 +63,7 @@ async def run_texts(port: int, prompts: Sequence[Prompt], connections: int, seco
 
     async def caller() -> None:
         nonlocal tokens, texts, wrong
-        while time.monotonic() < began + seconds:
+        while True:
             prompt = next(following)
             transport, reader = await loop.create_connection(Reader, "127.0.0.1", port)
             reader.begin(prompt.request)
@@ -76,6 +76,8 @@ async def run_texts(port: int, prompts: Sequence[Prompt], connections: int, seco
             tokens += prompt.tokens
             if first is not None:
                 firsts.append(first - reader.sent)
+            if time.monotonic() >= began + seconds:
+                return
 
     await asyncio.gather(*(caller() for _ in range(connections)))
     took = time.monotonic() - began
