@@ -129,7 +129,10 @@ class Discovery:
 
     async def _look_at(self, name: str, app: ApplicationStatusOverview) -> None:
         try:
-            if name in self._known or await self._is_new_workflow(name, app):
+            known = name in self._known
+            # While it was found it may have been built: what was seen of it before that could look like an upgrade, for
+            # which a card is asked, and that would wake what is to sleep.
+            if known or (await self._is_new_workflow(name, app) and app.deployments):
                 await self._update(name, app)
         except Exception:  # one application's trouble is not the others'
             log.warning("workflow %s could not be looked at", name, exc_info=True)
