@@ -110,7 +110,7 @@ class Truth:
             import transformers
 
             if self._generator is None:
-                model = transformers.AutoModelForCausalLM.from_pretrained(LANGUAGE_MODEL).eval()
+                model = transformers.AutoModelForCausalLM.from_pretrained(LANGUAGE_MODEL, dtype=torch.float32).eval()
                 self._generator = transformers.AutoTokenizer.from_pretrained(LANGUAGE_MODEL), model
             tokenizer, model = self._generator
             messages = [{"role": "user", "content": begin}]

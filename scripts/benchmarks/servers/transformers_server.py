@@ -13,5 +13,6 @@ home = Path(os.environ["BENCH_SCRATCH"])
 os.environ["HF_HOME"] = str(home)
 program = str(Path(sys.executable).with_name("transformers"))
 options = ["--host", "127.0.0.1", "--port", os.environ["BENCH_PORT"], "--device", "cpu", "--model-timeout", "-1"]
+options += ["--dtype", "float32"]  # as ours has it on a CPU
 options += ["--continuous-batching", "--cb-num-blocks", "256", "--cb-block-size", "64", "--cb-max-batch-tokens", "1024"]
 os.execv(program, [program, "serve", str(MODEL), *options])
