@@ -37,7 +37,8 @@ class WorkflowArgs(_Closed):
     Attributes:
         workflow: Import path of the class, for example `workflows.ONNXInferenceWorkflow`.
         options: Its constructor's keyword arguments.
-        version_of: The name under which callers find it as one of several versions; by default its application's own.
+        version_of: The name under which callers find it as one of several, each with its own `version`; by default its
+            application's own.
         setup_timeout_s: A setup that takes longer has failed.
         stuck_after_s: A model call that takes longer makes the replica unhealthy, so that Serve replaces it.
     """

@@ -61,9 +61,12 @@ class Workflows:
         return entry
 
     def versions(self, caller: Caller, name: str, version: str = "") -> list[Entry]:
-        """All versions of what this name finds, or the one that is given. Raises ModelNotFound, as `find`."""
+        """All versions of what this name finds that the caller may use, or the one that is given. Raises ModelNotFound, as
+        `find`."""
         entry = self.find(caller, name, version)
-        return [entry] if version or name != entry.known_as else self.directory.versions(entry.known_as)
+        if version or entry.is_alone_as(name):
+            return [entry]
+        return [other for other in self.directory.versions(entry.known_as) if _may_use(caller, other)]
 
     def card(self, entry: Entry) -> Card:
         """The entry's card. Raises NotReady with the reason if it never was ready.

@@ -54,6 +54,10 @@ class Entry:
     def version(self) -> str:
         return "1" if self.card is None else self.card.version
 
+    def is_alone_as(self, name: str) -> bool:
+        """Whether this name means this application, and no other version of the same."""
+        return self.name == name != self.known_as
+
     async def statistics(self) -> Statistics:
         """See `WorkflowClient.statistics`; with what this router, and no other one, has given up by itself."""
         whole = await self.dispatcher.client.statistics()
@@ -98,24 +102,30 @@ class Directory:
     ) -> Entry:
         """The entry of this name, else of this alias, and of this version; raises ModelNotFound.
 
-        Where no version is asked for, `traffic` chooses among those that are ready. Where that says nothing, it is the
-        entry of this very name, or else the newest version.
+        An application that is asked by its own name answers itself, whatever it is a version of. Else, where no version is
+        asked for, `traffic` chooses among those that are ready. Where that says nothing, it is the entry of this name, or
+        else the newest version.
 
         Args:
-            may_use: Whom it is for: of several entries, the first one that it accepts, if there is any.
+            may_use: Whom it is for: what it does not accept is passed over while there is something else.
             session: That of the request, if any, which stays with its version.
         """
-        named = self._named(name, may_use)
-        known_as = name if named is None else named.known_as
-        if named is not None and version in ("", named.version) and (version or known_as not in self.traffic):
+        called = self._called(name, may_use)
+        named = called[0] if called and may_use(called[0]) else None
+        known_as = called[0].known_as if called else name
+        if named is not None and (
+            version == named.version if version else named.is_alone_as(name) or known_as not in self.traffic
+        ):
             return named
-        versions = self.versions(known_as)
+        versions = [entry for entry in self.versions(known_as) if may_use(entry)]
+        found: Entry | None
         if version:
             found = next((entry for entry in versions if entry.version == version), None)
         else:
             ready = {entry.version: entry for entry in versions if entry.state == "ready"}
             chosen = self.traffic.choose(known_as, ready.keys(), session)
-            found = named or (versions[-1] if versions else None) if chosen is None else ready[chosen]
+            others = [*([] if named is None else [named]), *reversed(versions), *called]
+            found = next(iter(others), None) if chosen is None else ready[chosen]
         if found is None:
             raise ModelNotFound()
         return found
@@ -124,13 +134,14 @@ class Directory:
         """The versions that are known of a model, oldest first; numbers in them count as such."""
         return sorted((entry for entry in self if entry.known_as == known_as), key=lambda entry: _age(entry.version))
 
-    def _named(self, name: str, may_use: Callable[[Entry], bool]) -> Entry | None:
+    def _called(self, name: str, may_use: Callable[[Entry], bool]) -> list[Entry]:
+        """The entries of this name or alias, one that may be used before others."""
         entry = self._entries.get(name)
         if entry is not None and may_use(entry):
-            return entry
+            return [entry]
         found = [] if entry is None else [entry]
         found += [other for other in self if other.card and name in other.card.aliases]
-        return next((other for other in found if may_use(other)), found[0] if found else None)
+        return sorted(found, key=lambda other: not may_use(other))
 
     def put(self, entry: Entry) -> None:
         self._entries[entry.name] = entry

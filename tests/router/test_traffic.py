@@ -78,11 +78,13 @@ def test_a_version_that_is_not_ready_gets_nothing() -> None:
 
 
 def test_a_version_is_found_by_its_number_and_an_application_by_its_name() -> None:
-    directory = directory_of(entry_of("m"), entry_of("m-2", "2", "m"), traffic={"m": {"2": 1}})
-    assert directory.find("m", version="1").name == "m"
-    assert directory.find("m", version="2").name == "m-2"
-    assert directory.find("m-2").name == "m-2"
-    assert directory.find("m-2", version="2").name == "m-2"
+    directory = directory_of(entry_of("m"), entry_of("m-2", "2", "m"))
+    for shares in ({"1": 1.0}, {"2": 1.0}):
+        directory.traffic = Traffic({"m": shares})
+        assert directory.find("m", version="1").name == "m"
+        assert directory.find("m", version="2").name == "m-2"
+        assert directory.find("m-2").name == "m-2"
+        assert directory.find("m-2", version="2").name == "m-2"
     for name, version in (("m", "3"), ("m", "01"), ("n", ""), ("n", "1")):
         with pytest.raises(ModelNotFound):
             directory.find(name, version=version)
@@ -107,6 +109,8 @@ async def test_the_open_inference_protocol_tells_versions() -> None:
     assert [one["version"] for one in (await front.get("/v2/models/m/stats")).json()["model_stats"]] == ["1", "2"]
     index = (await front.post("/v2/repository/index")).json()
     assert [(one["name"], one["version"]) for one in index] == [("m", "1"), ("m", "2")]
+    (own,) = (await front.get("/v2/models/m-2/stats")).json()["model_stats"]
+    assert own["version"] == "2"
     wrong = await front.post("/v2/models/m/versions/2/infer", {"inputs": [TENSOR], "model_version": "1"})
     assert wrong.status_code == 400
     front.directory.traffic = Traffic({"m": {"2": 1}})
@@ -124,3 +128,35 @@ async def test_a_key_for_a_model_is_one_for_its_versions() -> None:
     assert (await front.get("/v2/models/n", headers=headers)).status_code == 404
     listed = (await front.get("/v1/workflows", headers=headers)).json()["workflows"]
     assert [one["name"] for one in listed] == ["m", "m-2"]
+
+
+async def test_a_key_for_one_version_finds_that_one_whatever_the_shares_are() -> None:
+    secret, stored = mint_key("caller", workflows=["m-2"])
+    front = Front(Keys([stored]))
+    front.directory.put(entry_of("m"))
+    front.directory.put(entry_of("m-2", "2", "m"))
+    headers = {"x-api-key": secret}
+    for shares in ({}, {"m": {"1": 1}}, {"m": {"1": 1, "2": 1}}):
+        front.directory.traffic = Traffic(shares)
+        for name in ("m", "m-2"):
+            answers = [
+                await front.post(f"/v2/models/{name}/infer", {"inputs": [TENSOR]}, headers=headers) for _ in "abcd"
+            ]
+            assert [answer.json()["model_version"] for answer in answers] == ["2"] * 4
+    assert (await front.get("/v2/models/m/versions/1", headers=headers)).status_code == 404
+    assert (await front.get("/v2/models/m", headers=headers)).json()["versions"] == ["2"]
+    stats = (await front.get("/v2/models/m/stats", headers=headers)).json()["model_stats"]
+    assert [one["version"] for one in stats] == ["2"]
+
+
+async def test_an_alias_means_all_versions() -> None:
+    front = Front()
+    first, second = entry_of("m"), entry_of("m-2", "2", "m")
+    assert first.card is not None
+    first.card = first.card.model_copy(update={"aliases": ["other"]})
+    front.directory.put(first)
+    front.directory.put(second)
+    stats = (await front.get("/v2/models/other/stats")).json()["model_stats"]
+    assert [one["version"] for one in stats] == ["1", "2"]
+    front.directory.traffic = Traffic({"m": {"2": 1}})
+    assert front.directory.find("other") is second
