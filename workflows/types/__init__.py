@@ -12,6 +12,7 @@
 |            | `AnswerQuestion`   | `Answers`       |              |
 |            | `Summarize`        | `Rewritten`     |              |
 |            | `Translate`        | `Rewritten`     |              |
+|            | and those of `pictures`, `sounds` and `tables`, each with an answer of its own |||
 | `json`     | any other pydantic model or JSON value, served by the native protocol as it is |||
 
 A type that can be put together from a stream's chunks has a class method `fold`. Validation is strict: "5" is no number.

@@ -1,6 +1,7 @@
 """Kind `task`: one question about a text, and the answer that a model trained for this kind of question gives.
 
-Each input names its task as Hugging Face's hub does (`task`). Positions in texts count characters.
+Each input names its task as Hugging Face's hub does (`task`). Positions in texts count characters. How many tokens a model
+has read is None where nobody can tell: of a remote model that does not say it, and whose tokenizer is not at hand.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class Labels(_Task):
     """The best first. `tokens` counts what the model read."""
 
     labels: list[Label]
-    tokens: int = Field(ge=0)
+    tokens: int | None = Field(default=None, ge=0)
 
 
 # ---- token-classification -----------------------------------------------------------------------------------------------
@@ -154,7 +155,7 @@ class Entities(_Task):
     """In the text's order. `tokens` counts what the model read."""
 
     entities: list[Entity]
-    tokens: int = Field(ge=0)
+    tokens: int | None = Field(default=None, ge=0)
 
 
 # ---- fill-mask ----------------------------------------------------------------------------------------------------------
@@ -190,7 +191,7 @@ class Filled(_Task):
     """For each mask in the text's order its fillings, the best first. `tokens` counts what the model read."""
 
     masks: list[list[Filling]]
-    tokens: int = Field(ge=0)
+    tokens: int | None = Field(default=None, ge=0)
 
 
 # ---- question-answering -------------------------------------------------------------------------------------------------
@@ -239,7 +240,7 @@ class Answers(_Task):
     """The best first, and at least one. `tokens` counts what the model read."""
 
     answers: list[Answer]
-    tokens: int = Field(ge=0)
+    tokens: int | None = Field(default=None, ge=0)
 
 
 # ---- summarization, translation -----------------------------------------------------------------------------------------
@@ -313,4 +314,4 @@ class Rewritten(_Task):
     """The new text. `usage` counts the tokens that were read and made."""
 
     text: str
-    usage: Usage
+    usage: Usage | None = None
