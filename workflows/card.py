@@ -56,11 +56,13 @@ class Card(BaseModel):
     """A workflow's description. Schemas are JSON Schema of the native protocol's bodies.
 
     Attributes:
-        kind: `tensors`, `generate`, `embed`, `task` or `json`: which protocols can speak to it.
+        kind: `tensors`, `generate`, `embed`, `speech`, `task` or `json`: which protocols can speak to it.
         task: For kind `task`: which one, by its name on Hugging Face's hub (`text-classification`, ...).
         model: Which model it runs, as callers may know: an id or a directory's name, never a path.
         context_tokens: Of a text model: how many tokens it reads, and writes where it does, altogether.
         max_new_tokens: Of a model that generates text: its longest answer.
+        voices: Of a speech model: as whom it can speak, the one that it takes by itself first.
+        sample_rate: Of a speech model: its own, in Hz.
         streams: Whether `stream()` works; `chunk_schema` is None where it does not.
         retry_safe: Whether running an input twice does no harm, so that a lost one may be run again elsewhere.
         concurrency: Items that one replica works on at once outside of a batch: 1 for a sync workflow.
@@ -79,6 +81,8 @@ class Card(BaseModel):
     model: str | None = None
     context_tokens: int | None = None
     max_new_tokens: int | None = None
+    voices: list[str] = Field(default_factory=list)
+    sample_rate: int | None = None
     input_schema: dict[str, Any]
     output_schema: dict[str, Any]
     chunk_schema: dict[str, Any] | None = None

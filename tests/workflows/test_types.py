@@ -18,6 +18,9 @@ from workflows import (
     Generated,
     Message,
     Sampling,
+    Speak,
+    Speech,
+    SpeechChunk,
     Tensors,
     TensorsResult,
     TextChunk,
@@ -37,6 +40,12 @@ EXAMPLES: list[tuple[type[Any], dict[str, Any]]] = [
     (TextChunk, {"text": "x"}),
     (Embed, {"text": "x"}),
     (Embedding, {"embedding": [0.5, 1.0], "tokens": 2}),
+    (
+        Speak,
+        {"text": "hi", "voice": "a", "language": "pt-BR", "speed": 2, "sample_rate": 8000, "seed": 1, "format": "mp3"},
+    ),
+    (SpeechChunk, {"sample_rate": 8000, "seconds": 0.5, "format": "opus", "audio": "AP8="}),
+    (Speech, {"sample_rate": 2, "seconds": 1.0, "format": None, "samples": [0.5, -1.0]}),
 ]
 
 

@@ -1,17 +1,18 @@
 """Exchange types: the few shapes of data on which protocols and workflows meet. Protocols make them, workflows take them.
 
-| kind       | input              | output          | stream chunk |
-|------------|--------------------|-----------------|--------------|
-| `tensors`  | `Tensors`          | `TensorsResult` |              |
-| `generate` | `Generate`         | `Generated`     | `TextChunk`  |
-| `embed`    | `Embed`            | `Embedding`     |              |
-| `task`     | `ClassifyText`     | `Labels`        |              |
-|            | `ClassifyZeroShot` | `Labels`        |              |
-|            | `ClassifyTokens`   | `Entities`      |              |
-|            | `FillMask`         | `Filled`        |              |
-|            | `AnswerQuestion`   | `Answers`       |              |
-|            | `Summarize`        | `Rewritten`     |              |
-|            | `Translate`        | `Rewritten`     |              |
+| kind       | input              | output          | stream chunk  |
+|------------|--------------------|-----------------|---------------|
+| `tensors`  | `Tensors`          | `TensorsResult` |               |
+| `generate` | `Generate`         | `Generated`     | `TextChunk`   |
+| `embed`    | `Embed`            | `Embedding`     |               |
+| `speech`   | `Speak`            | `Speech`        | `SpeechChunk` |
+| `task`     | `ClassifyText`     | `Labels`        |               |
+|            | `ClassifyZeroShot` | `Labels`        |               |
+|            | `ClassifyTokens`   | `Entities`      |               |
+|            | `FillMask`         | `Filled`        |               |
+|            | `AnswerQuestion`   | `Answers`       |               |
+|            | `Summarize`        | `Rewritten`     |               |
+|            | `Translate`        | `Rewritten`     |               |
 |            | and those of `pictures`, `sounds` and `tables`, each with an answer of its own |||
 | `json`     | any other pydantic model or JSON value, served by the native protocol as it is |||
 
@@ -21,6 +22,7 @@ A type that can be put together from a stream's chunks has a class method `fold`
 from workflows.types.embed import Embed, Embedding
 from workflows.types.exchange import Exchange
 from workflows.types.folding import fold
+from workflows.types.speech import AudioFormat, Speak, Speech, SpeechChunk
 from workflows.types.tasks import (
     Answer,
     AnswerQuestion,
@@ -61,6 +63,7 @@ __all__ = [
     "Answer",
     "AnswerQuestion",
     "Answers",
+    "AudioFormat",
     "ClassifyText",
     "ClassifyTokens",
     "ClassifyZeroShot",
@@ -81,6 +84,9 @@ __all__ = [
     "Message",
     "Rewritten",
     "Sampling",
+    "Speak",
+    "Speech",
+    "SpeechChunk",
     "Summarize",
     "Tensor",
     "Tensors",
