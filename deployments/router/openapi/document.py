@@ -20,6 +20,7 @@ from deployments.router.protocols.open_inference.model_description import one_mo
 from deployments.router.protocols.open_inference.repository_description import repository_paths, repository_schemas
 from deployments.router.protocols.open_inference.statistics_description import statistics_paths, statistics_schemas
 from deployments.router.protocols.openai.description import openai_paths, openai_schemas
+from deployments.router.protocols.openai.speech_description import speech_paths, speech_schemas
 from deployments.router.protocols.operations_description import operation_paths
 from deployments.router.protocols.tgi.description import tgi_paths, tgi_root_paths, tgi_schemas
 from workflows.card import Card
@@ -31,7 +32,7 @@ _GENERAL: Final = {
     "native": "A workflow's own input and output types as JSON.",
     "open inference": "The Open Inference Protocol (KServe v2): tensors, for clients that there are.",
     "text generation inference": "TGI's protocol, for workflows that generate text.",
-    "openai": "OpenAI's protocol, for clients that there are: chat, text completions, embeddings.",
+    "openai": "OpenAI's protocol, for clients that there are: chat, text completions, embeddings, speech.",
     "hugging face": "Hugging Face's inference API, for `InferenceClient(model=URL)`.",
     "operations": "For operators, probes and newcomers.",
 }
@@ -49,6 +50,7 @@ def document(entries: Iterable[Entry], *, keyed: bool, tgi_at_root: bool) -> Jso
         **repository_schemas(),
         **statistics_schemas(),
         **openai,
+        **speech_schemas(listed),
         **tgi_schemas(openai),
         **hugging_face_schemas(),
     }
@@ -59,6 +61,7 @@ def document(entries: Iterable[Entry], *, keyed: bool, tgi_at_root: bool) -> Jso
         **statistics_paths(),
         **tgi_paths(writing),
         **openai_paths(names),
+        **speech_paths(),
         **hugging_face_paths(names),
         **operation_paths(),
         **(tgi_root_paths() if tgi_at_root else {}),

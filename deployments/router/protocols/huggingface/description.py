@@ -14,11 +14,14 @@ from deployments.router.openapi.parts import (
     ref,
     stream_operation,
 )
+from deployments.router.protocols.audio import audio_content
 from deployments.router.protocols.huggingface.requests import OPTIONS
+from deployments.router.protocols.huggingface.speech import PARAMETERS as SPEECH_PARAMETERS
 from deployments.router.protocols.huggingface.tasks import FORMS, TRUNCATION, Form
 from deployments.router.protocols.huggingface.vectors import PARAMETERS
 from workflows.types.embed import Embed
 from workflows.types.exchange import Exchange
+from workflows.types.speech import Speak
 from workflows.types.tasks import Decoding
 
 __all__ = ["TAG", "hugging_face_paths", "hugging_face_schemas"]
@@ -59,7 +62,7 @@ def hugging_face_schemas() -> Json:
     """With those of other protocols that these refer to: TGI's, and OpenAI's chat."""
     said = closed({"error": _TEXT, "error_type": _TEXT, "estimated_time": _NUMBER}, ["error", "error_type"])
     schemas: Json = {_ERROR: said, "HfOptions": closed(dict.fromkeys(sorted(OPTIONS), _FLAG), [])}
-    asked, answered = [_asked_for_text(), _asked_for_vectors()], [ref("HfTexts"), ref("HfVectors")]
+    asked, answered = [_asked_for_text(), _asked_for_vectors(), _asked_for_speech()], [ref("HfTexts"), ref("HfVectors")]
     schemas["HfTexts"] = {"type": "array", "items": ref("TgiAnswer"), "minItems": 1, "maxItems": 1}
     numbers: Json = {"type": "array", "items": _NUMBER}
     schemas["HfVectors"] = {"anyOf": [numbers, {"type": "array", "items": numbers}]}
@@ -78,10 +81,11 @@ def hugging_face_schemas() -> Json:
 
 
 def _task(operation: str, parameters: list[Json]) -> Json:
-    summary = "What the workflow's task is: classes, words, answers, new text, vectors"
+    summary = "What the workflow's task is: classes, words, answers, new text, vectors, speech"
     found = _either(operation, summary, "Hf", "TgiEvent", parameters)
     found["requestBody"]["content"]["application/json"]["schema"] = ref("HfRequest")
     found["responses"]["200"]["content"]["application/json"]["schema"] = ref("HfAnswer")
+    found["responses"]["200"]["content"] |= audio_content()
     return found
 
 
@@ -127,6 +131,12 @@ def _asked_for_vectors() -> Json:
     sentences = closed({"source_sentence": _TEXT, "sentences": _TEXTS})
     inputs: Json = {"anyOf": [_TEXT, _TEXTS, sentences]}
     return closed({"inputs": inputs, "parameters": closed(parameters, []), **parameters, **_always()}, ["inputs"])
+
+
+def _asked_for_speech() -> Json:
+    fields, _ = _fields(Speak)
+    parameters: Json = {name: fields[name] for name in SPEECH_PARAMETERS}
+    return closed({"inputs": fields["text"], "parameters": closed(parameters, []), **_always()}, ["inputs"])
 
 
 def _asked_for_text() -> Json:

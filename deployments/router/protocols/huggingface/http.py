@@ -10,7 +10,9 @@ from typing import Any, Final
 
 from deployments.router.asking import Workflows
 from deployments.router.directory import Entry
+from deployments.router.protocols.audio import audio_reply
 from deployments.router.protocols.huggingface.requests import Asked, read_body
+from deployments.router.protocols.huggingface.speech import speech_input
 from deployments.router.protocols.huggingface.tasks import form_of
 from deployments.router.protocols.huggingface.vectors import PARAMETERS, text_inputs, vectors
 from deployments.router.protocols.openai.chat import chat_completions
@@ -37,6 +39,8 @@ def routes(workflows: Workflows) -> list[Route]:
         if card.kind == "embed":
             asked = read_body(body, PARAMETERS)
             return await _asked_together(workflows, request, entry, asked, text_inputs, vectors)
+        if card.kind == "speech":
+            return await _said(workflows, request, entry, read_body(body))
         form = form_of(card)
         return await _asked_together(workflows, request, entry, read_body(body), form.inputs, form.answer)
 
@@ -77,9 +81,18 @@ async def _asked_together(
     return json_reply(answer(asked, outcomes))
 
 
+async def _said(workflows: Workflows, request: Request, entry: Entry, asked: Asked) -> Reply:
+    try:
+        return audio_reply(await workflows.ask(request, entry, speech_input(asked)))
+    except InvalidInput as error:
+        raise _as_asked(error) from error.__cause__
+
+
 def _as_asked(error: InvalidInput, whose: str = "") -> InvalidInput:
     """The error as the caller's own names have it."""
     message = error.message.replace("decoding.", "generate_parameters.", 1)
+    if message.startswith("text: "):
+        message = message.replace("text", "inputs", 1)
     return type(error)(whose + message, param=error.param)
 
 

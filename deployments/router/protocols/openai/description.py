@@ -28,10 +28,10 @@ from deployments.router.protocols.openai.requests import (
     EmbeddingsRequest,
 )
 
-__all__ = ["openai_paths", "openai_schemas"]
+__all__ = ["ERROR", "TAG", "openai_paths", "openai_schemas", "request_schema"]
 
-_TAG: Final = "openai"
-_ERROR: Final = "OpenAIError"
+TAG: Final = "openai"
+ERROR: Final = "OpenAIError"
 _TEXT: Final[Json] = {"type": "string"}
 _NUMBER: Final[Json] = {"type": "number"}
 _COUNT: Final[Json] = {"type": "integer", "minimum": 0}
@@ -46,10 +46,10 @@ def openai_paths(names: Sequence[str]) -> Json:
     owner = {**name_parameter(()), "name": "owner"}
     about = "One of them, by its name or an alias"
     models = get_operation(
-        "listModels", _TAG, "All models of this protocol that this key may use", ref("Models"), [], _ERROR
+        "listModels", TAG, "All models of this protocol that this key may use", ref("Models"), [], ERROR
     )
-    one = get_operation("getModel", _TAG, about, ref("Model"), [name], _ERROR)
-    of_owner = get_operation("getOwnersModel", _TAG, about, ref("Model"), [owner, name_parameter(())], _ERROR)
+    one = get_operation("getModel", TAG, about, ref("Model"), [name], ERROR)
+    of_owner = get_operation("getOwnersModel", TAG, about, ref("Model"), [owner, name_parameter(())], ERROR)
     return {
         "/v1/models": {"get": models},
         "/v1/models/{name}": {"get": one},
@@ -61,14 +61,14 @@ def openai_paths(names: Sequence[str]) -> Json:
 
 
 def _post(operation: str, summary: str, name: str) -> Json:
-    return post_operation(operation, _TAG, summary, ref(f"{name}Request"), ref(name), [], _ERROR)
+    return post_operation(operation, TAG, summary, ref(f"{name}Request"), ref(name), [], ERROR)
 
 
 def _generating(operation: str, summary: str, name: str) -> Json:
     """Whole, or as a stream."""
     found = _post(operation, summary, name)
     end: Any = {"end": "at last `data: [DONE]`", "mark": "[DONE]"}
-    streamed = stream_operation(operation, _TAG, summary, ref(f"{name}Request"), ref(f"{name}Chunk"), [], _ERROR, **end)
+    streamed = stream_operation(operation, TAG, summary, ref(f"{name}Request"), ref(f"{name}Chunk"), [], ERROR, **end)
     whole, events = found["responses"]["200"], streamed["responses"]["200"]
     whole["content"] |= events["content"]
     whole["description"] = f"The whole answer or, with `stream`: {events['description']}"
@@ -86,12 +86,12 @@ def openai_schemas(entries: Iterable[Entry]) -> Json:
     model = {"id": _TEXT, "object": {"const": "model"}, "created": _COUNT, "owned_by": _TEXT, "root": _TEXT}
     error = closed({"message": _TEXT, "type": _TEXT, "param": or_null(_TEXT), "code": _TEXT})
     return {
-        _ERROR: closed({"error": error}),
+        ERROR: closed({"error": error}),
         "Model": closed({**model, "max_model_len": _COUNT}, model),
         "Models": closed({"object": {"const": "list"}, "data": {"type": "array", "items": ref("Model")}}),
-        **_request("ChatCompletionRequest", ChatRequest, CHAT_REFUSED, texts),
-        **_request("CompletionRequest", CompletionRequest, COMPLETION_REFUSED, texts),
-        **_request("EmbeddingsRequest", EmbeddingsRequest, EMBEDDINGS_REFUSED, vectors),
+        **request_schema("ChatCompletionRequest", ChatRequest, CHAT_REFUSED, texts),
+        **request_schema("CompletionRequest", CompletionRequest, COMPLETION_REFUSED, texts),
+        **request_schema("EmbeddingsRequest", EmbeddingsRequest, EMBEDDINGS_REFUSED, vectors),
         **_chat_answers(),
         **_text_answers(),
         "Embeddings": _embeddings(),
@@ -107,7 +107,7 @@ def openai_schemas(entries: Iterable[Entry]) -> Json:
     }
 
 
-def _request(
+def request_schema(
     name: str, kind: type[BaseModel], refused: Mapping[str, tuple[Any, ...]], models: Sequence[str]
 ) -> dict[str, Json]:
     """What a request's model takes; with what may stand in fields that are not supported."""

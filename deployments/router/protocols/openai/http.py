@@ -9,6 +9,7 @@ from deployments.router.protocols.openai.chat import chat_completions
 from deployments.router.protocols.openai.completions import completions
 from deployments.router.protocols.openai.embeddings import embeddings
 from deployments.router.protocols.openai.models import listed_models, model
+from deployments.router.protocols.openai.speech import listed_voices, speech
 from deployments.router.protocols.tables import OPENAI
 from deployments.router.request import Protocol, Reply, Request, Route, json_reply
 
@@ -35,6 +36,12 @@ def routes(workflows: Workflows) -> list[Route]:
     async def embed(request: Request) -> Reply:
         return await embeddings(workflows, request, await request.json())
 
+    async def speak(request: Request) -> Reply | None:
+        return await speech(workflows, request, await request.json())
+
+    async def voices(request: Request) -> Reply:
+        return json_reply(listed_voices(workflows, request))
+
     return [
         Route("GET", "/v1/models", index, PROTOCOL),
         Route("GET", "/v1/models/{name}", one, PROTOCOL),
@@ -42,4 +49,6 @@ def routes(workflows: Workflows) -> list[Route]:
         Route("POST", "/v1/chat/completions", chat, PROTOCOL, body="json"),
         Route("POST", "/v1/completions", text, PROTOCOL, body="json"),
         Route("POST", "/v1/embeddings", embed, PROTOCOL, body="json"),
+        Route("POST", "/v1/audio/speech", speak, PROTOCOL, body="json"),
+        Route("GET", "/v1/audio/voices", voices, PROTOCOL),
     ]

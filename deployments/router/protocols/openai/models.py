@@ -1,4 +1,4 @@
-"""`GET /v1/models`: which models there are for chat, text completions and embeddings."""
+"""`GET /v1/models`: which models there are for chat, text completions, embeddings and speech."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from workflows.errors import ModelNotFound
 
 __all__ = ["listed_models", "model"]
 
-KINDS: Final = ("generate", "embed")
+KINDS: Final = ("generate", "embed", "speech")
 OWNER: Final = "infernet-serve"
 STARTED: Final = int(time.time())
 """Models do not say when they were made; no model's time is later than this router's."""

@@ -27,10 +27,13 @@ __all__ = [
     "CHAT_REFUSED",
     "COMPLETION_REFUSED",
     "EMBEDDINGS_REFUSED",
+    "MAX_NAME_CHARS",
     "ChatRequest",
     "CompletionRequest",
     "EmbeddingsRequest",
     "GenerationRequest",
+    "Name",
+    "OpenAIRequest",
     "Source",
     "read",
 ]
@@ -196,13 +199,15 @@ LogitBias = Annotated[
 # ---- requests ------------------------------------------------------------------------------------------------------------
 
 
-class _Request(BaseModel):
+class OpenAIRequest(BaseModel):
+    """What may come in a body."""
+
     model_config = ConfigDict(
         extra="ignore", frozen=True, strict=True, hide_input_in_errors=True, use_attribute_docstrings=True
     )
 
 
-class StreamOptions(_Request):
+class StreamOptions(OpenAIRequest):
     """What a stream tells beside its text."""
 
     include_usage: bool | None = None
@@ -211,7 +216,7 @@ class StreamOptions(_Request):
     """Changes nothing: there is none."""
 
 
-class GenerationRequest(_Request):
+class GenerationRequest(OpenAIRequest):
     """What chat and text completions have in common: the fields of OpenAI, and some of vLLM and TGI."""
 
     model: Name | None = None
@@ -242,7 +247,7 @@ class GenerationRequest(_Request):
     """Read no more than the last so many tokens of the prompt."""
 
 
-class Turn(_Request):
+class Turn(OpenAIRequest):
     """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -269,7 +274,7 @@ class CompletionRequest(GenerationRequest):
     """No more and no less than `n`."""
 
 
-class EmbeddingsRequest(_Request):
+class EmbeddingsRequest(OpenAIRequest):
     """`POST /v1/embeddings`."""
 
     model: Name | None = None
