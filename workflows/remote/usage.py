@@ -1,0 +1,96 @@
+"""Tokens of requests and answers where a provider does not tell them: counted with a tokenizer, or else guessed.
+
+The module `transformers` is passed in, since importing it belongs into `do_setup`. No weights are opened, and no code of
+the tokenizer's own is run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from workflows.errors import WorkflowError
+from workflows.types import Generate, Usage
+
+__all__ = ["TOKENIZER_FILES", "TokenCounter"]
+
+# What is downloaded of a model of which only the tokenizer is wanted.
+TOKENIZER_FILES: Final = ("*.json", "*.txt", "*.model", "*.jinja")
+
+T = TypeVar("T")
+
+_SMALL_CHARS: Final = 8192  # shorter texts are counted at once: a thread costs more than that
+_GUESSED_BYTES: Final = 4  # of a token, in English and in most programs
+_GUESSED_TURN: Final = 4  # tokens that a chat template lays around a message
+
+
+class TokenCounter:
+    """Counts what a provider does not tell. Where there is no tokenizer, or it has no chat template for a conversation,
+    the count is a guess and `Usage.estimated` says so.
+
+    Args:
+        tokenizer: As `open` gives it; None to guess.
+    """
+
+    def __init__(self, tokenizer: Any = None) -> None:
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def open(cls, transformers: Any, directory: Path) -> TokenCounter:
+        """Blocks. Raises WorkflowError, for the operator, where there is no tokenizer that can be opened."""
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                directory, local_files_only=True, trust_remote_code=False
+            )
+        except Exception as cause:
+            raise WorkflowError("transformers cannot open this tokenizer; the log says why") from cause
+        return cls(tokenizer)
+
+    async def usage(self, asked: Generate, answer: str) -> Usage:
+        """Of one answer: the tokens of its text, without one that may have ended it."""
+        prompt, known = await self.prompt(asked)
+        return Usage(
+            prompt_tokens=prompt,
+            completion_tokens=await self.text(answer),
+            estimated=None if known and self._tokenizer is not None else True,
+        )
+
+    async def prompt(self, asked: Generate) -> tuple[int, bool]:
+        """How many tokens are to be read, and whether that was counted."""
+        if asked.prompt_tokens is not None:
+            return len(asked.prompt_tokens), True
+        if asked.messages is None:
+            return await self.text(asked.prompt or "", specials=True), self._tokenizer is not None
+        messages = [message.model_dump() for message in asked.messages]
+        chars = sum(len(message.content) for message in asked.messages)
+        counted = await _somewhere(chars, self._conversation, messages)
+        if counted is not None:
+            return counted, True
+        texts = [await self.text(message.content) for message in asked.messages]
+        return sum(texts) + _GUESSED_TURN * (len(texts) + 1), False
+
+    async def text(self, text: str, *, specials: bool = False) -> int:
+        """How many tokens a text has; `specials` adds those that the tokenizer lays around a prompt."""
+        return await _somewhere(len(text), self._text, text, specials)
+
+    def _text(self, text: str, specials: bool) -> int:
+        if self._tokenizer is None:
+            return -(-len(text.encode(errors="replace")) // _GUESSED_BYTES)
+        return len(self._tokenizer(text, add_special_tokens=specials, verbose=False)["input_ids"])
+
+    def _conversation(self, messages: list[dict[str, Any]]) -> int | None:
+        """None where there is no template, or it does not take these messages: templates raise what they like."""
+        if self._tokenizer is None or not self._tokenizer.chat_template:
+            return None
+        with suppress(Exception):
+            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            return self._text(text, specials=False)
+        return None
+
+
+async def _somewhere(chars: int, work: Callable[..., T], *args: Any) -> T:
+    """Here, or on a thread where it would hold up everybody else."""
+    return work(*args) if chars <= _SMALL_CHARS else await asyncio.to_thread(work, *args)
