@@ -120,12 +120,14 @@ class Usage(Exchange):
 
     Attributes:
         cached_tokens: Those of the prompt that were still known from an earlier request.
+        estimated: Whether they are a guess: a remote model did not tell them, and nobody could count them.
     """
 
     kind: ClassVar[str] = "generate"
     prompt_tokens: int = Field(ge=0)
     completion_tokens: int = Field(ge=0)
     cached_tokens: int | None = Field(default=None, ge=0, exclude_if=_absent)
+    estimated: bool | None = Field(default=None, exclude_if=_absent)
 
 
 class Alternative(Exchange):
