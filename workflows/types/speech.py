@@ -1,21 +1,19 @@
-"""Kind `speech`: a text said aloud, and how audio crosses as plain data."""
+"""Kind `speech`: a text said aloud, whole or as it is made."""
 
 from __future__ import annotations
 
-import binascii
 import struct
 from collections.abc import Iterable
 from typing import Annotated, ClassVar, Final, Literal, Self
 
 import numpy as np
-from pydantic import ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, core_schema
+from pydantic import ConfigDict, Field, model_validator
 
 from workflows.types.exchange import Exchange
+from workflows.types.media import Media
 from workflows.types.tensors import Vector
 
-__all__ = ["SAMPLE_RATES", "AudioBytes", "AudioFormat", "Speak", "Speech", "SpeechChunk"]
+__all__ = ["SAMPLE_RATES", "AudioFormat", "Speak", "Speech", "SpeechChunk"]
 
 AudioFormat = Literal["wav", "flac", "opus", "mp3", "pcm"]
 
@@ -31,38 +29,6 @@ UNKNOWN_LENGTH: Final = 0xFFFFFFFF
 # Where in a file its length stands: WAV has two sizes in bytes, FLAC a count of 36 bits.
 _WAV_HEADER: Final = 44
 _FLAC_COUNT: Final = 21
-
-
-class _AudioForm:
-    """Lets pydantic carry audio: bytes in Python; in plain data and in JSON, their base64 as text."""
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            cls.parse, serialization=core_schema.plain_serializer_function_ser_schema(cls.written)
-        )
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {"type": "string", "contentEncoding": "base64"}
-
-    @staticmethod
-    def parse(value: object) -> bytes:
-        if isinstance(value, bytes):
-            return value
-        if not isinstance(value, str):
-            raise ValueError("audio is bytes, or their base64 as text")
-        try:
-            return binascii.a2b_base64(value, strict_mode=True)
-        except ValueError as cause:
-            raise ValueError("this is no base64") from cause
-
-    @staticmethod
-    def written(audio: bytes) -> str:
-        return binascii.b2a_base64(audio, newline=False).decode("ascii")
-
-
-AudioBytes = Annotated[bytes, _AudioForm]
 
 
 class Speak(Exchange):
@@ -111,7 +77,7 @@ class _Audio(Exchange):
     sample_rate: int = Field(ge=1)
     seconds: float = Field(ge=0.0)
     format: AudioFormat | None = None
-    audio: AudioBytes | None = Field(default=None, exclude_if=lambda audio: audio is None)
+    audio: Media | None = Field(default=None, exclude_if=lambda audio: audio is None)
     samples: Vector | None = Field(default=None, exclude_if=lambda samples: samples is None)
 
     @model_validator(mode="after")
