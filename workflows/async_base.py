@@ -11,7 +11,7 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any, ClassVar, Self, cast, final
@@ -84,14 +84,14 @@ class AsyncInferenceWorkflow(BaseInferenceWorkflow[In, Out, Chunk]):
         return self
 
     async def _set_up(self) -> None:
-        await _value(self.do_setup())
+        await self._live(self.do_setup)
         self._ready = True
         try:
-            await _value(self.do_warm_up())
+            await self._live(self.do_warm_up)
         except BaseException:
             self._ready = False
             try:
-                await _value(self.do_teardown())
+                await self._live(self.do_teardown)
             except Exception:  # what went wrong first is what asetup() says
                 log.exception("teardown after a failed warm-up failed as well")
             raise
@@ -158,7 +158,7 @@ class AsyncInferenceWorkflow(BaseInferenceWorkflow[In, Out, Chunk]):
             if self._ready:
                 self._require_this_loop()
                 self._ready = False
-                await _value(self.do_teardown())
+                await self._live(self.do_teardown)
 
     def card(self, name: str, summary: str = "") -> Card:
         return super().card(name, summary).model_copy(update={"concurrency": self.concurrency})
@@ -168,6 +168,10 @@ class AsyncInferenceWorkflow(BaseInferenceWorkflow[In, Out, Chunk]):
         async with aclosing(achunks(self.do_stream, prepared)) as chunks:
             async for chunk in chunks:
                 yield chunk
+
+    async def _live(self, hook: Callable[[], Any]) -> None:
+        """Run one of do_setup, do_warm_up and do_teardown, here or where a family of workflows has its model."""
+        await _value(hook())
 
     def _own_turn(self) -> asyncio.Lock:
         """For setting up and tearing down, one after the other: of this loop, because a lock serves one loop only."""
