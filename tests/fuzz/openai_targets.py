@@ -111,7 +111,8 @@ def _what(picks: Picks, kind: int) -> dict[str, Any]:
         parts = [{"type": picks.likely(["text"], ["image_url"]), "text": picks.likely(_TEXTS, _ODD)}]
         content = parts * (1 + picks.below(2)) if picks.below(3) == 1 else picks.likely(_TEXTS, [None, 1, []])
         role = picks.likely(["user", "system", "developer", "assistant", "tool"], ["function", "", None])
-        turns.append({"role": role, "content": content})
+        of_call = {"tool_call_id": picks.likely(["call-1"], _ODD)} if role == "tool" else {}
+        turns.append({"role": role, "content": content, **of_call})
     return {"messages": picks.likely([turns], _ODD)}
 
 

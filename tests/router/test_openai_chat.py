@@ -82,7 +82,7 @@ async def test_a_conversation_is_its_texts_with_the_roles_that_models_know() -> 
         {"role": "system", "content": "a"},
         {"role": "system", "content": "b"},
         {"role": "assistant", "content": "c"},
-        {"role": "tool", "content": "d"},
+        {"role": "tool", "content": "d", "tool_call_id": "x"},
         {"role": "user", "content": "one two"},
     ]
 

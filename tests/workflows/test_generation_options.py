@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tests.workflows.tiny_language_models import VOCABULARY
 from tests.workflows.tiny_transformers import LLAMA_CONTEXT, PROMPT, save_tiny_llama
-from workflows.errors import ContextTooLong, InvalidInput
+from workflows.errors import ContextTooLong, InvalidInput, Unsupported
 from workflows.inference.text_generation import TransformersTextGenerationWorkflow
 from workflows.types import Generate, Generated, Message, Sampling
 
@@ -222,3 +222,31 @@ def test_the_card_says_what_the_model_takes(workflow: TransformersTextGeneration
     card = workflow.card("x")
     assert (card.model, card.context_tokens, card.max_new_tokens) == ("tiny", LLAMA_CONTEXT, 64)
     assert (card.concurrency, card.streams, card.batching) == (64, True, None)
+
+
+IMAGE = {"type": "image", "media_type": "image/png", "data": b"x"}
+CALL = {"id": "a", "name": "time", "arguments": "{}"}
+HELLO = {"role": "user", "content": "hello"}
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"messages": [HELLO], "tools": [{"name": "time"}]}, "tools"),
+        ({"messages": [HELLO], "tools": [{"name": "time"}], "tool_choice": "none"}, "tools"),
+        ({"prompt": PROMPT, "response_format": {"type": "json_object"}}, "response_format"),
+        ({"messages": [HELLO, {"role": "user", "content": [IMAGE]}]}, "messages.1.content"),
+        ({"messages": [{"role": "assistant", "tool_calls": [CALL]}]}, "messages.0.tool_calls"),
+    ],
+)
+def test_what_a_local_model_cannot_do_is_refused_by_name(
+    workflow: TransformersTextGenerationWorkflow, body: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(Unsupported) as refused:
+        workflow.inference(workflow.parse_input(body))
+    assert refused.value.param == param
+
+
+def test_a_format_that_asks_for_nothing_changes_nothing(workflow: TransformersTextGenerationWorkflow) -> None:
+    plain = workflow.inference(asked())
+    assert workflow.inference(asked(response_format={"type": "text"})) == plain

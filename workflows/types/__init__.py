@@ -19,6 +19,7 @@
 A type that can be put together from a stream's chunks has a class method `fold`. Validation is strict: "5" is no number.
 """
 
+from workflows.types.conversation import ImagePart, Message, RemoteImagePart, TextPart
 from workflows.types.embed import Embed, Embedding
 from workflows.types.exchange import Exchange
 from workflows.types.folding import fold
@@ -49,13 +50,13 @@ from workflows.types.text import (
     FinishReason,
     Generate,
     Generated,
-    Message,
     Sampling,
     TextChunk,
     Token,
     TokenIds,
     Usage,
 )
+from workflows.types.tools import ResponseFormat, Tool, ToolCall, ToolCallPiece, ToolChoice, ToolName
 
 __all__ = [
     "MAX_TOKENS",
@@ -79,9 +80,12 @@ __all__ = [
     "FinishReason",
     "Generate",
     "Generated",
+    "ImagePart",
     "Label",
     "Labels",
     "Message",
+    "RemoteImagePart",
+    "ResponseFormat",
     "Rewritten",
     "Sampling",
     "Speak",
@@ -92,8 +96,14 @@ __all__ = [
     "Tensors",
     "TensorsResult",
     "TextChunk",
+    "TextPart",
     "Token",
     "TokenIds",
+    "Tool",
+    "ToolCall",
+    "ToolCallPiece",
+    "ToolChoice",
+    "ToolName",
     "Translate",
     "Usage",
     "Vector",

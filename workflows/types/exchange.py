@@ -7,7 +7,7 @@ from typing import ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-__all__ = ["Exchange"]
+__all__ = ["Exchange", "absent"]
 
 MAX_FIELDS: Final = 64
 
@@ -24,6 +24,11 @@ class Exchange(BaseModel):
     @classmethod
     def _few_fields(cls, value: object) -> object:
         """Says no before a million unknown fields are each complained of."""
-        if isinstance(value, Mapping) and len(value) > MAX_FIELDS:
+        if (type(value) is dict or isinstance(value, Mapping)) and len(value) > MAX_FIELDS:
             raise ValueError("too many fields")
         return value
+
+
+def absent(value: object) -> bool:
+    """For `exclude_if`: fields that say nothing, which most values have."""
+    return value is None

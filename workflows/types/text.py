@@ -7,7 +7,18 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from workflows.types.exchange import Exchange
+from workflows.types.conversation import Message
+from workflows.types.exchange import Exchange, absent
+from workflows.types.tools import (
+    MAX_TOOLS,
+    ResponseFormat,
+    Tool,
+    ToolCall,
+    ToolCallPiece,
+    ToolChoice,
+    ToolName,
+    whole_calls,
+)
 
 __all__ = [
     "MAX_TOKENS",
@@ -15,7 +26,6 @@ __all__ = [
     "FinishReason",
     "Generate",
     "Generated",
-    "Message",
     "Sampling",
     "TextChunk",
     "Token",
@@ -29,14 +39,10 @@ MAX_MESSAGES: Final = 2048
 MAX_BIASES: Final = 1024
 MAX_ALTERNATIVES: Final = 20
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_TOKENS)]
 _WRITTEN_ID: Final = r"^(0|[1-9][0-9]{0,9})$"
-
-
-def _absent(value: object) -> bool:
-    return value is None
 
 
 class Sampling(Exchange):
@@ -77,14 +83,6 @@ class Sampling(Exchange):
     )
 
 
-class Message(Exchange):
-    """One turn of a conversation."""
-
-    kind: ClassVar[str] = "generate"
-    role: Literal["system", "user", "assistant", "tool"]
-    content: str
-
-
 class Generate(Exchange):
     """Text to continue (`prompt`, or `prompt_tokens`), or a conversation to answer (`messages`): exactly one of them.
 
@@ -95,6 +93,9 @@ class Generate(Exchange):
         include_stop: Give the stop string that ended the answer with it, as far as its last token.
         top_logprobs: Tell every token by itself (`tokens`), with its log probability and those of this many of the most
             probable ones in its place; None tells the text only.
+        tools: What the model may ask for; `tool_choice` None is `auto` where there are some.
+        parallel_tool_calls: Whether one answer may call several; None is as the model's server has it.
+        response_format: None is any text.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "Once upon a time"}]})
@@ -107,12 +108,29 @@ class Generate(Exchange):
     truncate: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
     include_stop: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_ALTERNATIVES)] | None = None
+    tools: Annotated[list[Tool], Field(min_length=1, max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if sum(source is not None for source in (self.prompt, self.prompt_tokens, self.messages)) != 1:
             raise ValueError("give one of prompt, prompt_tokens and messages")
+        if (self.tools, self.tool_choice, self.parallel_tool_calls) != (None, None, None):
+            self._check_tools()
         return self
+
+    def _check_tools(self) -> None:
+        if self.tools is None:
+            raise ValueError("tool_choice and parallel_tool_calls need tools")
+        if self.messages is None:
+            raise ValueError("tools need messages")
+        names = {tool.name for tool in self.tools}
+        if len(names) < len(self.tools):
+            raise ValueError("two tools have the same name")
+        if isinstance(self.tool_choice, ToolName) and self.tool_choice.name not in names:
+            raise ValueError("tool_choice names none of the tools")
 
 
 class Usage(Exchange):
@@ -120,14 +138,16 @@ class Usage(Exchange):
 
     Attributes:
         cached_tokens: Those of the prompt that were still known from an earlier request.
+        reasoning_tokens: Those that were made and are not shown.
         estimated: Whether they are a guess: a remote model did not tell them, and nobody could count them.
     """
 
     kind: ClassVar[str] = "generate"
     prompt_tokens: int = Field(ge=0)
     completion_tokens: int = Field(ge=0)
-    cached_tokens: int | None = Field(default=None, ge=0, exclude_if=_absent)
-    estimated: bool | None = Field(default=None, exclude_if=_absent)
+    cached_tokens: int | None = Field(default=None, ge=0, exclude_if=absent)
+    reasoning_tokens: int | None = Field(default=None, ge=0, exclude_if=absent)
+    estimated: bool | None = Field(default=None, exclude_if=absent)
 
 
 class Alternative(Exchange):
@@ -167,15 +187,17 @@ class TextChunk(Exchange):
         seed: In the last chunk, where tokens were drawn: what repeats them.
         tokens: Where they were asked for: those that were made since the chunk before, the last one in the last chunk.
             Their text may be ahead of `text`, which holds back what may become a stop string.
+        tool_calls: What became known of the model's calls since the chunk before.
     """
 
     kind: ClassVar[str] = "generate"
     text: str
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
-    stop_string: str | None = Field(default=None, exclude_if=_absent)
-    seed: int | None = Field(default=None, ge=0, exclude_if=_absent)
-    tokens: list[Token] | None = Field(default=None, exclude_if=_absent)
+    stop_string: str | None = Field(default=None, exclude_if=absent)
+    seed: int | None = Field(default=None, ge=0, exclude_if=absent)
+    tokens: list[Token] | None = Field(default=None, exclude_if=absent)
+    tool_calls: list[ToolCallPiece] | None = Field(default=None, exclude_if=absent)
 
 
 class Generated(Exchange):
@@ -185,22 +207,27 @@ class Generated(Exchange):
     text: str
     finish_reason: FinishReason
     usage: Usage
-    stop_string: str | None = Field(default=None, exclude_if=_absent)
-    seed: int | None = Field(default=None, ge=0, exclude_if=_absent)
-    tokens: list[Token] | None = Field(default=None, exclude_if=_absent)
+    stop_string: str | None = Field(default=None, exclude_if=absent)
+    seed: int | None = Field(default=None, ge=0, exclude_if=absent)
+    tokens: list[Token] | None = Field(default=None, exclude_if=absent)
+    tool_calls: list[ToolCall] | None = Field(default=None, exclude_if=absent)
 
     @classmethod
     def fold(cls, chunks: Iterable[TextChunk]) -> Generated:
-        """Join a stream. Raises ValueError if it ended without a finish reason or usage."""
+        """Join a stream. Raises ValueError if it ended without a finish reason or usage, or with half a tool call."""
         texts: list[str] = []
         tokens: list[Token] | None = None
+        pieces: list[ToolCallPiece] = []
         last: TextChunk | None = None
         for last in chunks:
             texts.append(last.text)
             if last.tokens is not None:
                 tokens = [] if tokens is None else tokens
                 tokens.extend(last.tokens)
+            if last.tool_calls is not None:
+                pieces += last.tool_calls
         if last is None or last.finish_reason is None or last.usage is None:
             raise ValueError("the stream ended without a finish reason")
         told: dict[str, Any] = {"stop_string": last.stop_string, "seed": last.seed, "tokens": tokens}
+        told["tool_calls"] = whole_calls(pieces) if pieces else None
         return cls(text="".join(texts), finish_reason=last.finish_reason, usage=last.usage, **told)

@@ -43,13 +43,14 @@ class Prompts:
     def size(asked: Generate) -> int:
         """About how many characters are to be read: what decides whether it may take long."""
         if asked.messages is not None:
-            return sum(len(message.content) for message in asked.messages)
+            return sum(len(message.text) for message in asked.messages)
         return len(asked.prompt or asked.prompt_tokens or ())
 
     def read(self, asked: Generate) -> Prompt:
         """Raises ContextTooLong for a prompt that leaves no room for an answer, InvalidInput for what is none, and
-        Unsupported without template.
+        Unsupported without template, and for what no local model here can do.
         """
+        _check_asked(asked)
         if asked.messages is not None:
             text = self._conversation(asked.messages, asked.truncate)
             prompt = self._tokens(text, "messages", asked.truncate, with_specials=False)
@@ -87,15 +88,35 @@ class Prompts:
         """The conversation as the text that the model was trained to continue. The template runs in jinja's sandbox."""
         if not self._tokenizer.chat_template:
             raise Unsupported("this model has no chat template: send a prompt instead of messages", param="messages")
-        chars = sum(len(message.content) for message in messages)
+        turns = [_turn(message) for message in messages]
+        chars = sum(len(turn["content"]) for turn in turns)
         if truncate is None and chars > self._context * self._max_token_chars:
             raise ContextTooLong(param="messages")
         text: str | None = None
         # Templates raise what they like, for example for two user turns in a row, and may quote them.
         with suppress(Exception):
-            text = self._tokenizer.apply_chat_template(
-                [message.model_dump() for message in messages], tokenize=False, add_generation_prompt=True
-            )
+            text = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         if not isinstance(text, str):
             raise InvalidInput("the model's chat template does not take this conversation", param="messages")
         return text
+
+
+def _check_asked(asked: Generate) -> None:
+    """Raises Unsupported for what would be lost silently: templates leave out what they do not know."""
+    if asked.tools is not None:
+        raise Unsupported("tools: this model calls no tools", param="tools")
+    if asked.response_format is not None and asked.response_format.type != "text":
+        raise Unsupported("response_format: this model writes text of any form", param="response_format")
+    for index, message in enumerate(asked.messages or ()):
+        if message.tool_calls is not None:
+            param = f"messages.{index}.tool_calls"
+            raise Unsupported(f"{param}: this model calls no tools", param=param)
+        if message.images:
+            param = f"messages.{index}.content"
+            raise Unsupported(f"{param}: this model reads no images", param=param)
+
+
+def _turn(message: Message) -> dict[str, str]:
+    """As chat templates take it."""
+    turn = {"role": message.role, "content": message.text}
+    return turn if message.tool_call_id is None else {**turn, "tool_call_id": message.tool_call_id}

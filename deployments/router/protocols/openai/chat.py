@@ -9,7 +9,7 @@ from deployments.router.asking import Workflows
 from deployments.router.directory import Entry
 from deployments.router.protocols.openai.generation import Answers, answer, chosen_to_write, inputs_of, sampling_of
 from deployments.router.protocols.openai.logprobs import told_tokens
-from deployments.router.protocols.openai.requests import CHAT_REFUSED, ChatRequest, read
+from deployments.router.protocols.openai.requests import CHAT_REFUSED, ChatRequest, Turn, read
 from deployments.router.request import Reply, Request
 from workflows.errors import InvalidInput
 
@@ -38,7 +38,7 @@ async def chat_completions(
 def chat_inputs(body: Any, most: int) -> tuple[ChatRequest, list[dict[str, Any]]]:
     """The request in a body, and what the workflow is asked for each answer. Raises InvalidInput."""
     asked = read(ChatRequest, body, CHAT_REFUSED)
-    prompt: dict[str, Any] = {"messages": [_message(turn.role, turn.content) for turn in asked.messages]}
+    prompt: dict[str, Any] = {"messages": [_message(turn) for turn in asked.messages]}
     if asked.logprobs:
         prompt["top_logprobs"] = asked.top_logprobs or 0
     elif asked.top_logprobs is not None:
@@ -47,8 +47,9 @@ def chat_inputs(body: Any, most: int) -> tuple[ChatRequest, list[dict[str, Any]]
     return asked, inputs_of(asked, [prompt], sampling_of(asked, max_tokens), most)
 
 
-def _message(role: str, content: str) -> dict[str, str]:
-    return {"role": _ROLES.get(role, role), "content": content}
+def _message(turn: Turn) -> dict[str, str]:
+    said = {"role": _ROLES.get(turn.role, turn.role), "content": turn.content}
+    return {**said, "tool_call_id": turn.tool_call_id} if turn.role == "tool" and turn.tool_call_id else said
 
 
 class _ChatAnswers(Answers):

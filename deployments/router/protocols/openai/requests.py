@@ -7,7 +7,7 @@ is not done here, is refused by its name: see `CHAT_REFUSED` and `COMPLETION_REF
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -18,10 +18,12 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     WithJsonSchema,
+    model_validator,
 )
 
 from workflows.errors import InvalidInput, Unsupported
 from workflows.types.text import MAX_ALTERNATIVES, MAX_BIASES, MAX_MESSAGES, MAX_STOP_STRINGS, MAX_TOKENS
+from workflows.types.tools import CallId
 
 __all__ = [
     "CHAT_REFUSED",
@@ -252,6 +254,14 @@ class Turn(OpenAIRequest):
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content
+    tool_call_id: CallId | None = None
+    """Of a tool's turn, and needed there: the call whose result it is."""
+
+    @model_validator(mode="after")
+    def _result_of_something(self) -> Self:
+        if self.role == "tool" and self.tool_call_id is None:
+            raise ValueError("a tool's message needs a tool_call_id")
+        return self
 
 
 class ChatRequest(GenerationRequest):
