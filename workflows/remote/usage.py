@@ -64,12 +64,12 @@ class TokenCounter:
             return len(asked.prompt_tokens), True
         if asked.messages is None:
             return await self.text(asked.prompt or "", specials=True), self._tokenizer is not None
-        messages = [message.model_dump() for message in asked.messages]
-        chars = sum(len(message.content) for message in asked.messages)
+        messages = [{"role": message.role, "content": message.text} for message in asked.messages]
+        chars = sum(len(message.text) for message in asked.messages)
         counted = await _somewhere(chars, self._conversation, messages)
         if counted is not None:
             return counted, True
-        texts = [await self.text(message.content) for message in asked.messages]
+        texts = [await self.text(message.text) for message in asked.messages]
         return sum(texts) + _GUESSED_TURN * (len(texts) + 1), False
 
     async def text(self, text: str, *, specials: bool = False) -> int:
