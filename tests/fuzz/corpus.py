@@ -118,6 +118,8 @@ _REQUESTS: Final = [
     b'\2{"model":"m","input":[1.5]}',
     b'\2{"model":"m","input":{"a":"a"}}',
     b'\2{"input":"\\ud800"}',
+    b'\3{"model":"m","input":"a","voice":{"id":"../../x"},"response_format":"pcm","speed":0.25}',
+    b'\3{"model":"m","input":"a","voice":["a"],"response_format":"aac","sample_rate":1}',
     b'\0{"tools":' + b"[" * 15 + b"]" * 15 + b"}",
     b"\0[]",
 ]

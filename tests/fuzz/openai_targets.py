@@ -15,21 +15,29 @@ from deployments.router.json_body import parse_json
 from deployments.router.protocols.openai.chat import chat_inputs
 from deployments.router.protocols.openai.completions import completion_inputs
 from deployments.router.protocols.openai.embeddings import embedding_inputs
+from deployments.router.protocols.openai.speech import speech_input
 from deployments.router.protocols.tables import OPENAI
 from deployments.router.refusals import BadJson
 from tests.fuzz.bounded import bounded
 from tests.fuzz.http_targets import LIMITS
 from tests.fuzz.picks import Picks
 from workflows.errors import InvalidInput
-from workflows.types import Embed, Generate
+from workflows.types import Embed, Generate, Speak
 
 __all__ = ["any_openai_body", "nearly_right_openai_body"]
+
+
+def _speech_inputs(body: Any, most: int) -> tuple[Any, list[Any]]:
+    asked, input_data = speech_input(body)
+    return asked, [input_data]
+
 
 MOST: Final = 16
 KINDS: Final[list[tuple[Callable[[Any, int], tuple[Any, list[Any]]], type[BaseModel]]]] = [
     (chat_inputs, Generate),
     (completion_inputs, Generate),
     (embedding_inputs, Embed),
+    (_speech_inputs, Speak),
 ]
 _TEXTS: Final[list[Any]] = ["a", "é", "", "\u0000"]
 _SOURCES: Final[list[Any]] = ["a", ["a", "é"], [0, 5], [[1], [2, 3]], "", [(1 << 31) - 1]]
@@ -72,6 +80,16 @@ _OWN: Final[list[Mapping[str, list[Any]]]] = [
     {"max_completion_tokens": [1, 9], "logprobs": [True, False], "tool_choice": ["auto"]},
     {"echo": [True, False], "suffix": [""]},
     {"dimensions": [1, 8], "encoding_format": ["float", "base64"], "user": ["u"]},
+    {
+        "voice": ["ann", {"id": "v2/bob"}],
+        "response_format": ["mp3", "opus", "flac", "wav", "pcm"],
+        "speed": [0.25, 1, 4],
+        "sample_rate": [8000, 24000],
+        "stream_format": ["audio", "sse"],
+        "seed": [0, (1 << 63) - 1],
+        "language": ["en", "pt-BR"],
+        "instructions": [""],
+    },
 ]
 
 
@@ -104,6 +122,8 @@ def nearly_right_openai_body(data: bytes) -> None:
 
 def _what(picks: Picks, kind: int) -> dict[str, Any]:
     """What the request is about."""
+    if kind == 3:
+        return {"input": picks.likely(["a", "é", "\u0000"], ["", *_ODD])}
     if kind:
         return {"prompt" if kind == 1 else "input": picks.likely(_SOURCES, _ODD)}
     turns = []

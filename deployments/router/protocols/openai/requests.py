@@ -29,7 +29,6 @@ __all__ = [
     "CHAT_REFUSED",
     "COMPLETION_REFUSED",
     "EMBEDDINGS_REFUSED",
-    "MAX_NAME_CHARS",
     "ChatRequest",
     "CompletionRequest",
     "EmbeddingsRequest",

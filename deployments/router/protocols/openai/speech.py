@@ -18,12 +18,12 @@ from deployments.router.caller import Caller
 from deployments.router.directory import Entry
 from deployments.router.protocols.audio import MEDIA_TYPES, audio_bytes, audio_reply, audio_seconds, audio_text
 from deployments.router.protocols.openai.generation import chosen
-from deployments.router.protocols.openai.requests import MAX_NAME_CHARS, Name, OpenAIRequest, read
+from deployments.router.protocols.openai.requests import Name, OpenAIRequest, read
 from deployments.router.request import Reply, Request
 from deployments.router.sse import send_events
 from deployments.router.streaming import send_parts
-from workflows.errors import BadOutput, Unsupported, WorkflowError
-from workflows.types.speech import AudioFormat
+from workflows.errors import BadOutput, InvalidInput, Unsupported, WorkflowError
+from workflows.types.speech import SAMPLE_RATES, AudioFormat
 
 __all__ = ["SPEECH_REFUSED", "SpeechRequest", "listed_voices", "speech", "speech_input"]
 
@@ -31,7 +31,8 @@ PCM_RATE: Final = 24_000
 """What OpenAI's clients take audio without a header for, in Hz."""
 _KNOWN_AS: Final[Mapping[str, str]] = {"text": "input", "format": "response_format"}
 """What workflows call by another name than OpenAI's clients."""
-_NAME: Final[dict[str, Any]] = {"type": "string", "maxLength": MAX_NAME_CHARS}
+MAX_VOICE_CHARS: Final = 256
+_NAME: Final[dict[str, Any]] = {"type": "string", "minLength": 1, "maxLength": MAX_VOICE_CHARS}
 _VOICE: Final[dict[str, Any]] = {
     "anyOf": [_NAME, {"type": "object", "properties": {"id": _NAME}, "required": ["id"]}, {"type": "null"}]
 }
@@ -39,7 +40,7 @@ _VOICE: Final[dict[str, Any]] = {
 
 def _voice(value: Any) -> str | None:
     name = value.get("id") if isinstance(value, dict) else value
-    if value is not None and (not isinstance(name, str) or len(name) > MAX_NAME_CHARS):
+    if value is not None and (not isinstance(name, str) or not 0 < len(name) <= MAX_VOICE_CHARS):
         raise ValueError("the name of a voice is needed, or an object with it as its id")
     return name
 
@@ -54,7 +55,7 @@ class SpeechRequest(OpenAIRequest):
     """`POST /v1/audio/speech`: OpenAI's fields, and the last three, which workflows of this kind take as well."""
 
     model: Name | None = None
-    input: str
+    input: Annotated[str, Field(min_length=1)]
     voice: Annotated[str | None, PlainValidator(_voice), WithJsonSchema(_VOICE)] = None
     """One of `/v1/audio/voices`, as a string or as an object with its `id`; without it, the model's first."""
     response_format: Annotated[AudioFormat | None, BeforeValidator(_no_aac)] = None
@@ -62,9 +63,9 @@ class SpeechRequest(OpenAIRequest):
     speed: Annotated[float, Field(ge=0.25, le=4.0)] | None = None
     stream_format: Literal["audio", "sse"] | None = None
     """The bytes of the file, or events that bring them in base64."""
-    sample_rate: int | None = None
-    seed: int | None = None
-    language: str | None = None
+    sample_rate: Annotated[int, Field(ge=8000, le=48000)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] | None = None
+    language: Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}([_-][A-Za-z0-9]{2,8}){0,3}$")] | None = None
 
 
 SPEECH_REFUSED: Final[Mapping[str, tuple[Any, ...]]] = {
@@ -84,6 +85,9 @@ def speech_input(body: Any) -> tuple[SpeechRequest, dict[str, Any]]:
             input_data[name] = value
     if asked.response_format == "pcm":
         input_data.setdefault("sample_rate", PCM_RATE)
+    rates = SAMPLE_RATES.get(input_data["format"])
+    if rates and asked.sample_rate not in (None, *rates):
+        raise InvalidInput(f"sample_rate: this format has {', '.join(map(str, rates))}", param="sample_rate")
     return asked, input_data
 
 
