@@ -203,6 +203,17 @@ async def test_formats_are_called_by_their_names(name: str, media_type: str) -> 
         assert (answer.status_code, answer.headers["content-type"], answer.content) == (200, media_type, b"\0\xff")
 
 
+async def test_flac_is_sent_whole_unless_a_stream_is_asked_for() -> None:
+    stage = Stage()
+    whole = await stage.said(piece(b"abc") | {"format": "flac"}, model="mute", response_format="flac")
+    assert whole.headers["content-length"] == "3"
+    stage = Stage()
+    for form in ("audio", "sse"):
+        answer = await stage.said([piece(b"abc")], None, response_format="flac", stream_format=form)
+        assert "content-length" not in answer.headers
+    assert stage.closed == 2
+
+
 async def test_audio_leaves_as_it_is_made() -> None:
     stage = Stage()
     visit = stage.visit()

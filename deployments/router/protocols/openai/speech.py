@@ -6,7 +6,7 @@ nobody takes what was sent for the whole; among events it is one of them, and no
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Container, Mapping
 from contextlib import aclosing
 from copy import copy
 from typing import Annotated, Any, Final, Literal
@@ -29,6 +29,9 @@ __all__ = ["SPEECH_REFUSED", "SpeechRequest", "listed_voices", "speech", "speech
 
 PCM_RATE: Final = 24_000
 """What OpenAI's clients take audio without a header for, in Hz."""
+_SENT_WHOLE: Final[Container[AudioFormat]] = ("flac",)
+"""Formats whose header has to say how long the file is, or many programs cannot read it. A caller that says itself that it
+wants a stream gets one all the same."""
 _KNOWN_AS: Final[Mapping[str, str]] = {"text": "input", "format": "response_format"}
 """What workflows call by another name than OpenAI's clients."""
 MAX_VOICE_CHARS: Final = 256
@@ -62,7 +65,8 @@ class SpeechRequest(OpenAIRequest):
     """`mp3` where nothing is said; `pcm` is 16 bits, little-endian, at 24 kHz unless `sample_rate` says otherwise."""
     speed: Annotated[float, Field(ge=0.25, le=4.0)] | None = None
     stream_format: Literal["audio", "sse"] | None = None
-    """The bytes of the file, or events that bring them in base64."""
+    """The bytes of the file, or events that bring them in base64. Where nothing is said, bytes: as they are made, but for
+    `flac`, which is sent whole, because its header says how long it is."""
     sample_rate: Annotated[int, Field(ge=8000, le=48000)] | None = None
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] | None = None
     language: Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}([_-][A-Za-z0-9]{2,8}){0,3}$")] | None = None
@@ -92,15 +96,16 @@ def speech_input(body: Any) -> tuple[SpeechRequest, dict[str, Any]]:
 
 
 async def speech(workflows: Workflows, request: Request, body: Any) -> Reply | None:
-    """Answer a request for speech; None, because the answer is a stream, unless the workflow has none.
+    """Answer a request for speech; None where the answer is a stream, which is sent then.
 
     Raises the error tree before the first audio, and after it as well where that is not told in the stream.
     """
     asked, input_data = speech_input(body)
     entry = chosen(workflows, request, asked.model, None, "speech")
-    if not workflows.card(entry).streams:
-        if asked.stream_format == "sse":
-            raise Unsupported("stream_format: this model does not stream", param="stream_format")
+    streams = workflows.card(entry).streams
+    if asked.stream_format == "sse" and not streams:
+        raise Unsupported("stream_format: this model does not stream", param="stream_format")
+    if not streams or (asked.stream_format is None and input_data["format"] in _SENT_WHOLE):
         return await _whole(workflows, request, entry, input_data)
     total_s = workflows.stream_seconds(request)
     first_s = request.limits.stream_first_chunk_s
