@@ -13,6 +13,7 @@ from tests.router.openai_house import CHAT, EMBED, TEXT, House
 from tests.router.router_front import Front
 
 USER = {"role": "user", "content": "a"}
+CALLED = {"id": "x", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 ASKED: dict[str, dict[str, Any]] = {
     CHAT: {"model": "gpt", "messages": [USER]},
     TEXT: {"model": "gpt", "prompt": "a"},
@@ -70,8 +71,6 @@ async def test_values_out_of_range_or_of_another_type(name: str, value: Any) -> 
 
 
 REFUSED: dict[str, Any] = {
-    "tools": [{"type": "function", "function": {"name": "f"}}],
-    "tool_choice": "required",
     "functions": [{"name": "f"}],
     "function_call": {"name": "f"},
     "modalities": ["text", "audio"],
@@ -128,7 +127,10 @@ async def test_values_that_change_nothing_are_taken_and_so_is_what_nobody_knows(
         ([{**USER, "content": [{"type": "text", "text": 1}]}], "messages.0.content"),
         ([{**USER, "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}], "messages.0.content"),
         ([{**USER, "content": [{"type": "input_audio", "input_audio": {}}]}], "messages.0.content"),
-        ([{"role": "assistant", "content": None, "tool_calls": [{"id": "x"}]}], "messages.0"),
+        ([{"role": "assistant", "content": None, "tool_calls": [{"id": "x"}]}], "messages.0.tool_calls.0.type"),
+        ([{**USER, "tool_calls": [CALLED]}], "messages.0"),
+        ([{"role": "assistant", "content": None, "tool_calls": []}], "messages.0.content"),
+        ([{"role": "tool", "content": "a"}], "messages.0"),
         ([{"role": "assistant", "content": "a", "refusal": "no"}], "messages.0"),
     ],
     ids=str,

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from deployments.router.asking import Workflows
 from deployments.router.directory import Entry
 from deployments.router.protocols.openai.generation import Answers, answer, chosen_to_write, inputs_of, sampling_of
 from deployments.router.protocols.openai.logprobs import told_tokens
-from deployments.router.protocols.openai.requests import CHAT_REFUSED, ChatRequest, Turn, read
+from deployments.router.protocols.openai.requests import CHAT_REFUSED, ChatRequest, read
+from deployments.router.protocols.openai.turns import tools_said
 from deployments.router.request import Reply, Request
-from workflows.errors import InvalidInput
+from workflows.errors import BadOutput, InvalidInput
 
 __all__ = ["chat_completions", "chat_inputs"]
-
-_ROLES: Final[Mapping[str, str]] = {"developer": "system"}
-"""Roles that models know by another name."""
 
 
 async def chat_completions(
@@ -38,7 +36,7 @@ async def chat_completions(
 def chat_inputs(body: Any, most: int) -> tuple[ChatRequest, list[dict[str, Any]]]:
     """The request in a body, and what the workflow is asked for each answer. Raises InvalidInput."""
     asked = read(ChatRequest, body, CHAT_REFUSED)
-    prompt: dict[str, Any] = {"messages": [_message(turn) for turn in asked.messages]}
+    prompt: dict[str, Any] = {"messages": [turn.said() for turn in asked.messages], **_beside(asked)}
     if asked.logprobs:
         prompt["top_logprobs"] = asked.top_logprobs or 0
     elif asked.top_logprobs is not None:
@@ -47,9 +45,15 @@ def chat_inputs(body: Any, most: int) -> tuple[ChatRequest, list[dict[str, Any]]
     return asked, inputs_of(asked, [prompt], sampling_of(asked, max_tokens), most)
 
 
-def _message(turn: Turn) -> dict[str, str]:
-    said = {"role": _ROLES.get(turn.role, turn.role), "content": turn.content}
-    return {**said, "tool_call_id": turn.tool_call_id} if turn.role == "tool" and turn.tool_call_id else said
+def _beside(asked: ChatRequest) -> dict[str, Any]:
+    """What is asked beside the conversation itself. Raises InvalidInput."""
+    try:
+        said = tools_said(asked.tools, asked.tool_choice, asked.parallel_tool_calls)
+    except ValueError as error:
+        param, _, _ = str(error).partition(":")
+        raise InvalidInput(str(error), param=param) from None
+    wanted = asked.response_format.said() if asked.response_format is not None else None
+    return said if wanted is None else {**said, "response_format": wanted}
 
 
 class _ChatAnswers(Answers):
@@ -61,7 +65,10 @@ class _ChatAnswers(Answers):
         self._begun: set[int] = set()
 
     def choice(self, index: int, output: Mapping[str, Any]) -> dict[str, Any]:
+        calls = output.get("tool_calls")
         message = {"role": "assistant", "content": output["text"], "refusal": None}
+        if calls:
+            message |= {"content": output["text"] or None, "tool_calls": _told(calls, _call)}
         return {
             "index": index,
             "message": message,
@@ -70,19 +77,43 @@ class _ChatAnswers(Answers):
         }
 
     def pieces(self, index: int, chunk: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """The role first, then text, and at last why it ends, each by itself."""
+        """The role first, then text and calls, and at last why it ends, each by itself."""
         if index not in self._begun:
             self._begun.add(index)
             yield _piece(index, {"role": "assistant", "content": "", "refusal": None})
         logprobs = _logprobs(chunk)
         if chunk["text"] or (logprobs and logprobs["content"]):
             yield {**_piece(index, {"content": chunk["text"]}), "logprobs": logprobs}
+        if chunk.get("tool_calls"):
+            yield _piece(index, {"tool_calls": _told(chunk["tool_calls"], _call_piece)})
         if chunk.get("finish_reason") is not None:
             yield {**_piece(index, {}), "finish_reason": chunk["finish_reason"]}
 
 
 def _piece(index: int, delta: dict[str, Any]) -> dict[str, Any]:
     return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+
+
+def _told(calls: Any, tell: Callable[[Mapping[str, Any]], dict[str, Any]]) -> list[dict[str, Any]]:
+    """Raises BadOutput for what are no calls."""
+    try:
+        return [tell(call) for call in calls]
+    except (KeyError, TypeError, AttributeError) as cause:
+        raise BadOutput("the workflow gave no tool calls") from cause
+
+
+def _call(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = {"name": call["name"], "arguments": call["arguments"]}
+    return {"id": call["id"], "type": "function", "function": function}
+
+
+def _call_piece(piece: Mapping[str, Any]) -> dict[str, Any]:
+    """Id, type and name only in the first piece of a call, as clients join what they get."""
+    function = {"arguments": piece.get("arguments", "")}
+    if piece.get("name") is not None:
+        function["name"] = piece["name"]
+    said: dict[str, Any] = {"index": piece["index"], "function": function}
+    return said if piece.get("id") is None else {**said, "id": piece["id"], "type": "function"}
 
 
 def _logprobs(said: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -36,7 +36,7 @@ _TEXT: Final[Json] = {"type": "string"}
 _NUMBER: Final[Json] = {"type": "number"}
 _COUNT: Final[Json] = {"type": "integer", "minimum": 0}
 _NOTHING: Final[Json] = {"type": "null"}
-_REASON: Final[Json] = {"enum": ["stop", "length"]}
+_REASON: Final[Json] = {"enum": ["stop", "length", "tool_calls", "content_filter"]}
 _REFUSED: Final = "Other fields are ignored; this one is known, and not supported."
 
 
@@ -140,10 +140,16 @@ def _chat_answers() -> dict[str, Json]:
     tokens = closed({**token, "top_logprobs": {"type": "array", "items": closed(token)}})
     logprobs = or_null(closed({"content": {"type": "array", "items": tokens}, "refusal": _NOTHING}))
     message: Json = {"role": {"const": "assistant"}, "content": _TEXT, "refusal": _NOTHING}
+    function = {"name": _TEXT, "arguments": _TEXT}
+    call: Json = {"id": _TEXT, "type": {"const": "function"}, "function": closed(function)}
+    piece_of_call: Json = {**call, "index": _COUNT, "function": closed(function, ["arguments"])}
+    calls: Json = {"type": "array", "items": closed(call)}
+    pieces: Json = {"type": "array", "items": closed(piece_of_call, ["index", "function"])}
     said: Json = {"index": _COUNT, "logprobs": logprobs}
     usage = ref("CompletionUsage")
-    whole = closed({**said, "message": closed(message), "finish_reason": _REASON})
-    piece = closed({**said, "delta": closed(message, []), "finish_reason": or_null(_REASON)})
+    whole_message = {**message, "content": or_null(_TEXT), "tool_calls": calls}
+    whole = closed({**said, "message": closed(whole_message, message), "finish_reason": _REASON})
+    piece = closed({**said, "delta": closed({**message, "tool_calls": pieces}, []), "finish_reason": or_null(_REASON)})
     return {
         "ChatCompletion": _answers("chat.completion", whole, usage),
         "ChatCompletionChunk": _answers("chat.completion.chunk", piece, or_null(usage)),

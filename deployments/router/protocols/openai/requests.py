@@ -7,7 +7,7 @@ is not done here, is refused by its name: see `CHAT_REFUSED` and `COMPLETION_REF
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, Self, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -18,12 +18,11 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     WithJsonSchema,
-    model_validator,
 )
 
+from deployments.router.protocols.openai.turns import ToolChoiceAsked, Tools, Turn, WantedForm
 from workflows.errors import InvalidInput, Unsupported
 from workflows.types.text import MAX_ALTERNATIVES, MAX_BIASES, MAX_MESSAGES, MAX_STOP_STRINGS, MAX_TOKENS
-from workflows.types.tools import CallId
 
 __all__ = [
     "CHAT_REFUSED",
@@ -42,7 +41,6 @@ __all__ = [
 MAX_SAMPLES: Final = 128
 MAX_NAME_CHARS: Final = 1024
 """Of what names a model, a user or a conversation."""
-_PARTS: Final = "text"
 _TOKEN: Final[dict[str, Any]] = {"type": "integer", "minimum": 0, "exclusiveMaximum": 1 << 31}
 _TOKENS: Final[dict[str, Any]] = {"type": "array", "items": _TOKEN, "minItems": 1, "maxItems": MAX_TOKENS}
 _TEXT: Final[dict[str, Any]] = {"type": "string"}
@@ -54,21 +52,6 @@ _SOURCES: Final[dict[str, Any]] = {
         {"type": "array", "items": _TOKENS, "minItems": 1},
     ]
 }
-_CONTENT: Final[dict[str, Any]] = {
-    "anyOf": [
-        _TEXT,
-        {
-            "type": "array",
-            "minItems": 1,
-            "items": {
-                "type": "object",
-                "properties": {"type": {"const": _PARTS}, "text": _TEXT},
-                "required": ["type", "text"],
-            },
-        },
-    ]
-}
-
 Source = str | list[int]
 """A text, or the same as the model's own tokens."""
 Asked = TypeVar("Asked", bound=BaseModel)
@@ -125,24 +108,6 @@ def _tokens(value: list[Any]) -> list[int]:
     return value
 
 
-def _content(value: Any) -> str:
-    """A message's text. Several parts are put together as they are, with nothing between them."""
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list) or not value:
-        raise ValueError("a string, or a list of parts is needed")
-    texts: list[str] = []
-    for part in value:
-        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
-            raise ValueError("each part must be an object with a type")
-        if part["type"] != _PARTS:
-            raise ValueError("parts of other types than text are not supported here")
-        if not isinstance(part.get("text"), str):
-            raise ValueError("a part's text must be a string")
-        texts.append(part["text"])
-    return "".join(texts)
-
-
 def _few(value: Any) -> Any:
     """Says no before a million of them are each complained of."""
     if isinstance(value, dict) and len(value) > MAX_BIASES:
@@ -159,17 +124,7 @@ def _off_is_none(value: Any) -> Any:
     return None if type(value) is int and value in (-1, 0) else value
 
 
-def _no_tools(value: Any) -> Any:
-    """What a message brings beside its text; clients that send an answer back send its empty fields with it."""
-    if isinstance(value, dict):
-        for name in ("tool_calls", "function_call", "audio", "refusal"):
-            if value.get(name) not in (None, [], ""):
-                raise ValueError(f"{name} is not supported here")
-    return value
-
-
 Sources = Annotated[list[Source], PlainValidator(_texts_or_tokens), WithJsonSchema(_SOURCES)]
-Content = Annotated[str, PlainValidator(_content), WithJsonSchema(_CONTENT)]
 Name = Annotated[str, Field(max_length=MAX_NAME_CHARS)]
 Count = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -248,29 +203,20 @@ class GenerationRequest(OpenAIRequest):
     """Read no more than the last so many tokens of the prompt."""
 
 
-class Turn(OpenAIRequest):
-    """One turn of a conversation."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Content
-    tool_call_id: CallId | None = None
-    """Of a tool's turn, and needed there: the call whose result it is."""
-
-    @model_validator(mode="after")
-    def _result_of_something(self) -> Self:
-        if self.role == "tool" and self.tool_call_id is None:
-            raise ValueError("a tool's message needs a tool_call_id")
-        return self
-
-
 class ChatRequest(GenerationRequest):
     """`POST /v1/chat/completions`."""
 
-    messages: list[Annotated[Turn, BeforeValidator(_no_tools)]] = Field(min_length=1, max_length=MAX_MESSAGES)
+    messages: list[Turn] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: Count | None = None
     """Goes before `max_tokens`; without either, the answer is as long as there is room for."""
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_ALTERNATIVES)] | None = None
+    tools: Tools = None
+    """What the model may call; what it calls, the caller runs."""
+    tool_choice: ToolChoiceAsked | None = None
+    parallel_tool_calls: bool | None = None
+    """Whether one answer may hold several calls."""
+    response_format: WantedForm | None = None
 
 
 class CompletionRequest(GenerationRequest):
@@ -310,7 +256,6 @@ _REFUSED: Final[Mapping[str, tuple[Any, ...]]] = {
     "logits_processors": ([],),
     "return_tokens_as_token_ids": (False,),
     "priority": (0,),
-    "response_format": ({"type": "text"},),
     "structured_outputs": (),
     "guided_json": (),
     "guided_regex": (),
@@ -318,8 +263,6 @@ _REFUSED: Final[Mapping[str, tuple[Any, ...]]] = {
     "guided_grammar": (),
 }
 CHAT_REFUSED: Final[Mapping[str, tuple[Any, ...]]] = {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
@@ -340,7 +283,11 @@ CHAT_REFUSED: Final[Mapping[str, tuple[Any, ...]]] = {
     **_REFUSED,
 }
 """Fields that would change the answer, and the values that leave it as it is."""
-COMPLETION_REFUSED: Final[Mapping[str, tuple[Any, ...]]] = {"suffix": ("",), **_REFUSED}
+COMPLETION_REFUSED: Final[Mapping[str, tuple[Any, ...]]] = {
+    "suffix": ("",),
+    "response_format": ({"type": "text"},),
+    **_REFUSED,
+}
 EMBEDDINGS_REFUSED: Final[Mapping[str, tuple[Any, ...]]] = {
     "truncate_prompt_tokens": (),
     "input_type": (),
