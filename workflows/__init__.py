@@ -8,6 +8,8 @@ from workflows.errors import WorkflowError
 from workflows.inference.embedding import EmbeddingWorkflow
 from workflows.inference.onnx import ONNXInferenceWorkflow
 from workflows.inference.pipeline import TransformersPipelineWorkflow
+from workflows.inference.speech.bark import BarkHFInferenceWorkflow
+from workflows.inference.speech.tts import AudioInferenceResult, Sentence, TTSInferenceWorkflow
 from workflows.inference.text_generation import TransformersTextGenerationWorkflow
 from workflows.inference.torch import TorchInferenceWorkflow
 from workflows.resources import Resources
@@ -40,6 +42,8 @@ from workflows.types import (
 __all__ = [
     "Alternative",
     "AsyncInferenceWorkflow",
+    "AudioInferenceResult",
+    "BarkHFInferenceWorkflow",
     "BaseInferenceWorkflow",
     "Batching",
     "CallContext",
@@ -56,10 +60,12 @@ __all__ = [
     "Resources",
     "ResponseFormat",
     "Sampling",
+    "Sentence",
     "Signature",
     "Speak",
     "Speech",
     "SpeechChunk",
+    "TTSInferenceWorkflow",
     "TensorSpec",
     "Tensors",
     "TensorsResult",

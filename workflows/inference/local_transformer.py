@@ -17,7 +17,16 @@ from workflows.models.content import RUNS_CODE, kind_of
 from workflows.resources import Resources
 from workflows.types.text import MAX_TOKENS
 
-__all__ = ["LocalTransformer", "check_text", "check_tokens", "longest_input", "open_transformer", "positions_of"]
+__all__ = [
+    "LocalTransformer",
+    "check_text",
+    "check_tokens",
+    "longest_input",
+    "open_part",
+    "open_transformer",
+    "open_weights",
+    "positions_of",
+]
 
 # No vocabulary entry of a sane tokenizer is shorter on average; below it, a long vocabulary entry decides.
 _MIN_CHARS_PER_TOKEN = 32
@@ -58,6 +67,23 @@ def open_transformer(
     Raises WorkflowError: there are no safetensors weights, or they are not those of such a model, or transformers cannot
     open them without code of the model's.
     """
+    model, device = open_weights(torch, transformers, kind, directory, resources, dtype, threads)
+    tokenizer = open_part(transformers, "AutoTokenizer", directory)
+    longest = max(map(len, tokenizer.get_vocab()), default=0)
+    vocabulary = model.get_input_embeddings().num_embeddings
+    return LocalTransformer(model, tokenizer, device, vocabulary, max(longest, _MIN_CHARS_PER_TOKEN))
+
+
+def open_weights(
+    torch: Any,
+    transformers: Any,
+    kind: str,
+    directory: Path,
+    resources: Resources,
+    dtype: Dtype | None,
+    threads: int | None,
+) -> tuple[Any, Any]:
+    """Open the model alone, and say on which device it is. See `open_transformer`."""
     if not directory.is_dir():
         raise WorkflowError("a transformers model is a directory with config.json and safetensors weights")
     _check_weights(directory)
@@ -65,20 +91,23 @@ def open_transformer(
     transformers.utils.logging.disable_progress_bar()
     device = prepare_device(torch, resources, threads)
     format_ = getattr(torch, dtype) if dtype else "auto" if device.type == "cuda" else torch.float32
-    safely = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, **safely)
-        model, found = getattr(transformers, kind).from_pretrained(
-            directory, use_safetensors=True, dtype=format_, output_loading_info=True, **safely
-        )
-    except Exception as cause:
-        raise WorkflowError(f"transformers cannot open this directory as {kind}; the log says why") from cause
+    model, found = open_part(
+        transformers, kind, directory, use_safetensors=True, dtype=format_, output_loading_info=True
+    )
     # transformers makes up what is missing, at random. Plain encoders are often saved without a pooler that nobody asks.
     if any(kind != "AutoModel" or "pooler." not in name for name in found["missing_keys"]):
         raise WorkflowError(f"these weights are not those of an {kind}: parts of it are missing")
-    longest = max(map(len, tokenizer.get_vocab()), default=0)
-    vocabulary = model.get_input_embeddings().num_embeddings
-    return LocalTransformer(model.eval().to(device), tokenizer, device, vocabulary, max(longest, _MIN_CHARS_PER_TOKEN))
+    return model.eval().to(device), device
+
+
+def open_part(transformers: Any, kind: str, directory: Path, **options: Any) -> Any:
+    """What a class of transformers makes of a directory's files, running no code of theirs. Raises WorkflowError."""
+    try:
+        return getattr(transformers, kind).from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False, **options
+        )
+    except Exception as cause:
+        raise WorkflowError(f"transformers cannot open this directory as {kind}; the log says why") from cause
 
 
 def _check_weights(directory: Path) -> None:
