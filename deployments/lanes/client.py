@@ -39,6 +39,8 @@ __all__ = ["Lane", "LaneRefused"]
 
 CREDIT: Final = 256
 """What chunks may cost (see `cost_of`) that are under way to a reader who is slower than the workflow."""
+GRANTED: Final = 4
+"""What was read is granted again in so many parts: a message for each chunk would cost as much as the chunk."""
 HELLO_S: Final = 5.0
 
 
@@ -154,6 +156,7 @@ class Lane:
 
     async def stream(self, item: Item) -> AsyncGenerator[list[Any]]:
         number, stream = next(self._numbers), _Stream()
+        read = 0
         self._streams[number] = stream
         self.outstanding += 1
         try:
@@ -173,8 +176,10 @@ class Lane:
                     chunks, cost = stream.chunks, stream.cost
                     stream.chunks, stream.cost = [], 0
                     yield chunks
-                    if not stream.ended:
-                        self._connection.send(Credit(number, cost))
+                    read += cost
+                    if read >= CREDIT // GRANTED and not stream.ended:
+                        self._connection.send(Credit(number, read))
+                        read = 0
                 elif stream.error is not None:
                     raise stream.error
                 elif stream.ended:
