@@ -12,7 +12,7 @@ import pytest
 
 from deployments.lanes.client import CREDIT
 from deployments.lanes.connection import Connection
-from deployments.lanes.frames import COST_BYTES, Chunks, Message, Writer
+from deployments.lanes.frames import COST_BYTES, Chunks, Credit, Message, Writer
 from deployments.runner import Runner
 from tests.contract import read
 from tests.deployments.lane_ends import item, lane_to
@@ -36,6 +36,16 @@ class Counter(AsyncInferenceWorkflow[int, list[int], int]):
             yield number
 
 
+class Ticking(AsyncInferenceWorkflow[int, list[int], int]):
+    """Waits between its numbers, so that each travels by itself."""
+
+    async def do_stream(self, preprocessed_data: int) -> AsyncGenerator[int]:
+        for number in range(preprocessed_data):
+            yield number
+            for _ in range(3):
+                await asyncio.sleep(0)
+
+
 async def test_a_slow_reader_slows_its_own_producer_only() -> None:
     counter = Counter()
     runner = Runner(counter, "counter")
@@ -46,6 +56,26 @@ async def test_a_slow_reader_slows_its_own_producer_only() -> None:
         assert flat(fast) == list(range(1000))
         assert counter.made - 1000 <= len(first) + 2 * CREDIT  # what is under way, and what was granted since
         assert first + flat([group async for group in slow]) == list(range(10_000))
+
+
+async def test_a_reader_does_not_answer_every_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    granted: list[int] = []
+    send = Connection.send
+
+    def heard(connection: Connection, message: Message) -> int:
+        if isinstance(message, Credit):
+            granted.append(message.amount)
+        return send(connection, message)
+
+    monkeypatch.setattr(Connection, "send", heard)
+    runner = Runner(Ticking(), "ticking")
+    await runner.start()
+    async with lane_to(runner) as lane:
+        groups, _ = await read(lane, item(1000))
+    assert flat(groups) == list(range(1000))
+    assert len(groups) > 500
+    assert len(granted) <= 4 * 1000 / CREDIT
+    assert min(granted) >= CREDIT / 4
 
 
 async def test_the_first_chunk_leaves_at_once_and_what_follows_without_a_wait_travels_together(
