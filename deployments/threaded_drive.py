@@ -13,6 +13,7 @@ from deployments.batch_curve import CurvePoint
 from deployments.batcher import Batcher, Entrant
 from deployments.client import Item, Outcome
 from deployments.config import WorkflowSettings
+from deployments.held_back import HeldBack
 from deployments.loading import collect_cycles
 from deployments.statistics import Counts, Meter
 from deployments.threads import ModelThread
@@ -37,14 +38,16 @@ STUCK_LOOK_S = 0.05
 
 
 class _Ticket:
-    __slots__ = ("_batcher", "_entrant")
+    __slots__ = ("_batcher", "_entrant", "_held")
 
-    def __init__(self, batcher: Batcher, entrant: Entrant) -> None:
+    def __init__(self, batcher: Batcher, held: HeldBack, entrant: Entrant) -> None:
         self._batcher = batcher
+        self._held = held
         self._entrant = entrant
 
     def drop(self) -> None:
         if not self._entrant.settled:
+            self._held.drop(self._entrant)
             self._batcher.drop(self._entrant)
 
 
@@ -64,6 +67,7 @@ class ThreadedDrive:
         self._may_be_busy_s = stuck_after_s
         self._thread = ModelThread("model")
         self._batcher = Batcher(self._run, workflow.batch_limits, settings.max_queue)
+        self._held = HeldBack(self._batcher.submit)
         self.configure(settings)
 
     async def start(self) -> None:
@@ -88,6 +92,7 @@ class ThreadedDrive:
     async def drain(self, streams_ended: asyncio.Event) -> None:
         """See `deployments.loading.Drive`."""
         await streams_ended.wait()
+        self._held.let_go()
         await self._batcher.drained()
 
     async def unload(self) -> None:
@@ -96,7 +101,7 @@ class ThreadedDrive:
 
     @property
     def waiting(self) -> int:
-        return self._batcher.waiting
+        return self._batcher.waiting + len(self._held)
 
     @property
     def running(self) -> int:
@@ -121,8 +126,12 @@ class ThreadedDrive:
         came: float = 0.0,
     ) -> _Ticket:
         entrant = Entrant(parsed, call, load, deliver, begun, since, came)
-        self._batcher.submit(entrant)
-        return _Ticket(self._batcher, entrant)
+        until = self._workflow.prerequisite(parsed.value)
+        if until is None:
+            self._batcher.submit(entrant)
+        else:
+            self._held.hold(entrant, until, self._batcher.max_queue)
+        return _Ticket(self._batcher, self._held, entrant)
 
     async def stream(self, item: Item, meter: Meter) -> AsyncGenerator[list[Any]]:
         call = item.call
@@ -161,6 +170,8 @@ class ThreadedDrive:
         ended = asyncio.create_task(streams_ended.wait())
         try:
             await asyncio.wait((stuck, ended), return_when=asyncio.FIRST_COMPLETED)
+            self._batcher.close()
+            self._held.let_go()
             await self._batcher.stop()
             if not self._thread.stopped:
                 await self._tear_down()
@@ -174,6 +185,7 @@ class ThreadedDrive:
             await asyncio.sleep(max(left, STUCK_LOOK_S))
         log.error("the model has not returned for %g s: stopping without it", self._thread.busy_s())
         self._batcher.close()
+        self._held.let_go()
         self._thread.abandon(ReplicaLost(may_have_run=True))
 
     async def _tear_down(self) -> None:

@@ -36,6 +36,7 @@ from workflows.declared import adapter_of, json_schema, read_back
 from workflows.errors import InvalidInput, NotReady, Unsupported, WorkflowError
 from workflows.executions import Execution
 from workflows.generics import type_arguments
+from workflows.prerequisite import Prerequisite
 from workflows.resources import Resources
 
 __all__ = ["BaseInferenceWorkflow", "Parsed"]
@@ -269,6 +270,13 @@ class BaseInferenceWorkflow(ABC, Generic[In, Out, Chunk]):
     def parse_chunk(self, plain: Any) -> Chunk:
         """A chunk's plain form as the chunk type again."""
         return cast("Chunk", read_back(self._adapters[2], plain))
+
+    def prerequisite(self, input_data: In) -> Prerequisite | None:
+        """What else must have happened before this parsed input is run, such as that its model is loaded; None is nothing.
+
+        Called on any thread, also while hooks run; must not wait. Who calls hooks directly need not ask: they wait themselves.
+        """
+        return None
 
     def load_of(self, input_data: In) -> Load:
         """What a parsed input means to a batch."""

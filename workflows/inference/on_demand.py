@@ -21,6 +21,7 @@ from workflows.inference.merging import cost_of
 from workflows.models.loaded import Loaded, MakeRoom, Size
 from workflows.models.memory import ModelMemory
 from workflows.models.ref import AllowList, ModelRef, parse_ref
+from workflows.prerequisite import Prerequisite
 from workflows.tensors import Array
 from workflows.types import Tensors
 
@@ -45,8 +46,9 @@ class OnDemand(BaseModel):
         gpu_memory_bytes: The same on a GPU; None is as on the CPU.
         swap: Load a model before others make room for it, so that for a moment one more is there than the budget allows.
         loads: Models that are loaded at once.
-        wait_s: How long requests wait for a load, from its beginning. As long, this replica does nothing else; who is not
-            served by then is told when to come back. After waiting in vain, nobody waits for new models for a while.
+        wait_s: How long requests wait for a load, from its beginning; who is not served by then is told when to come back.
+            Used without a deployment, the workflow does nothing else as long; then, after waiting in vain, nobody waits for
+            new models for a while.
         refuse_s: How long an id that could not be loaded is not tried again.
     """
 
@@ -80,7 +82,7 @@ class NamedRequest:
 
 
 class ModelsOnDemand:
-    """Used by one thread at a time, like the workflow that it belongs to.
+    """Used by one thread at a time, like the workflow that it belongs to, but for `prerequisite`.
 
     Args:
         own: The workflow's own model, where that has an id: whoever names it needs no other.
@@ -131,6 +133,14 @@ class ModelsOnDemand:
         if ref is None or not self._allowed.allows(ref):
             raise ModelNotFound(param=_PARAM)
         return ref
+
+    def prerequisite(self, parameters: Mapping[str, Any]) -> Prerequisite | None:
+        """The loading of the model that a request names, which begins with this. In any thread."""
+        try:
+            ref = self.named(parameters)
+        except WorkflowError:
+            return None  # `prepare` says so
+        return None if ref is None else self.memory.loading(ref, partial(self._load, ref))
 
     def prepare(self, ref: ModelRef, input_data: Tensors) -> NamedRequest:
         """Check a request against its model, which is loaded for that. Raises NotReady, what the load or the check raises."""

@@ -19,6 +19,7 @@ from workflows.inference.merging import bucket_of, cost_of, merge, rows_of
 from workflows.inference.on_demand import PARAMETER, ModelsOnDemand, NamedRequest, OnDemand
 from workflows.inference.row_probe import Fill, mixed_outputs, sample
 from workflows.models.ref import ModelRef
+from workflows.prerequisite import Prerequisite
 from workflows.tensors import Array
 from workflows.types import Tensors, TensorsResult
 
@@ -188,6 +189,10 @@ class TensorModelWorkflow(BaseInferenceWorkflow[Tensors, TensorsResult]):
 
     def do_postprocessing(self, input_data: Tensors, output_data: dict[str, Array]) -> TensorsResult:
         return TensorsResult.model_construct(outputs=output_data, parameters={})
+
+    def prerequisite(self, input_data: Tensors) -> Prerequisite | None:
+        others = self._others  # which another thread may take away
+        return None if others is None or not input_data.parameters else others.prerequisite(input_data.parameters)
 
     def cost(self, input_data: Tensors) -> float:
         """Rows."""

@@ -16,14 +16,16 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Generic
 
 from typing_extensions import TypeVar
 
 from workflows.errors import NotReady, Overloaded, WorkflowError
 from workflows.models.loaded import Loaded, MakeRoom, Size, Statistics
+from workflows.prerequisite import Prerequisite
 
 __all__ = ["ModelMemory"]
 
@@ -56,6 +58,7 @@ class _Load(Generic[T]):
     """A load that is going on. Those who wait for it are given their leases when it ends."""
 
     began: float
+    done: Future[None] = field(default_factory=Future)
     waiting: int = 0
     entry: _Entry[T] | None = None
     error: WorkflowError | None = None
@@ -127,6 +130,18 @@ class ModelMemory(Generic[T]):
         finally:
             self._give_back(entry)
 
+    def loading(self, key: Hashable, load: Callable[[MakeRoom], Loaded[T]]) -> Prerequisite | None:
+        """Have a model loaded, as `lease` does, without waiting. None where there is nothing to wait for: it is there, or a
+        lease is refused at once."""
+        with self._changed:
+            refused_until, _ = self._refused.get(key, (0.0, None))
+            full = key not in self._loads and len(self._loads) >= _MAX_LOADS
+            if self._closed or key in self._entries or refused_until > self._clock() or full:
+                return None
+            going = self._going(key, load)
+            left = going.began + self._patience_s - self._clock()
+            return Prerequisite(going.done, left) if left > 0 else None
+
     def has_loaded(self, key: Hashable) -> bool:
         """Whether it was ever loaded, as far as that is remembered."""
         with self._changed:
@@ -163,13 +178,17 @@ class ModelMemory(Generic[T]):
                 self._credit(key, entry)
                 return entry
             self._raise_refusal(key)
-            going = self._loads.get(key)
-            if going is None:
-                if len(self._loads) >= _MAX_LOADS:
-                    raise Overloaded("too many models are being loaded")
-                going = self._loads[key] = _Load(self._clock())
-                threading.Thread(target=self._load, args=(key, going, load), name="model-load", daemon=True).start()
-            return self._wait(key, going, wait_s)
+            return self._wait(key, self._going(key, load), wait_s)
+
+    def _going(self, key: Hashable, load: Callable[[MakeRoom], Loaded[T]]) -> _Load[T]:
+        """The load of a model that is not there, begun where it was not yet. Raises Overloaded."""
+        going = self._loads.get(key)
+        if going is None:
+            if len(self._loads) >= _MAX_LOADS:
+                raise Overloaded("too many models are being loaded")
+            going = self._loads[key] = _Load(self._clock())
+            threading.Thread(target=self._load, args=(key, going, load), name="model-load", daemon=True).start()
+        return going
 
     def _wait(self, key: Hashable, going: _Load[T], wait_s: float | None) -> _Entry[T]:
         left = going.began + self._patience_s - self._clock()
@@ -275,6 +294,7 @@ class ModelMemory(Generic[T]):
                 _remember(self._refused, key, (self._clock() + for_s, error))
                 self._end_swap(going)
             self._changed.notify_all()
+        going.done.set_result(None)
 
     def _reserve(self, going: _Load[T], expected: Size) -> None:
         """Wait until a model of this size may be loaded. Raises WorkflowError where it never can be."""

@@ -303,6 +303,40 @@ def test_one_load_serves_all_who_wait_and_does_not_hold_up_others(models: Models
     assert sorted(models.loaded) == ["fast", "slow"]
 
 
+def test_a_load_can_be_begun_without_waiting_for_it(models: Models, clock: list[float]) -> None:
+    memory = Memory(Size(200), patience_s=10, refuse_s=30, clock=lambda: clock[0])
+    go, failing = threading.Event(), threading.Event()
+    first = memory.loading("a", models.load("a", 100, before=go.wait))
+    assert first is not None
+    clock[0] += 4
+    again = memory.loading("a", models.load("a", 100))
+    assert again is not None
+    assert (again.done, again.at_most_s) == (first.done, 6)
+    assert not first.done.done()
+    go.set()
+    first.done.result(10)
+    assert memory.loading("a", models.load("a", 100)) is None
+    with memory.lease("a", models.load("a", 100)) as model:
+        assert model[0] == ord("a")
+    assert models.loaded == ["a"]
+
+    absent = memory.loading("b", models.load("b", 100, before=lambda: _raise(failing, ModelNotFound())))
+    assert absent is not None
+    failing.set()
+    absent.done.result(10)  # it has ended, which is all that this says
+    assert memory.loading("b", models.load("b", 100)) is None
+    with pytest.raises(ModelNotFound), memory.lease("b", models.load("b", 100)):
+        pass
+    assert memory.statistics.refusals == 1
+    memory.close()
+    assert memory.loading("c", models.load("c", 100)) is None
+
+
+def _raise(when: threading.Event, error: WorkflowError) -> None:
+    when.wait()
+    raise error
+
+
 def test_who_cannot_wait_is_told_when_to_come_back(models: Models, clock: list[float]) -> None:
     memory = Memory(Size(100), patience_s=20, clock=lambda: clock[0])
     go, began = threading.Event(), threading.Event()

@@ -73,3 +73,20 @@ async def test_who_asks_for_a_model_that_is_loading_is_told_to_come_back(hub: Fa
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
         assert [answer.status_code for answer in await ask(house, None)] == [200, 200]
         file.go.set()
+
+
+async def test_while_a_model_is_loaded_others_answer(hub: FakeHub, configured: Any) -> None:
+    file = File(adds(4), hold_after=10)
+    hub.push("acme/m4", {"model.onnx": file})
+    hub.push("acme/m5", {"model.onnx": adds(5)})
+    async with serving(("adds", configured(wait_s=30))) as house:
+        await ask(house, f"{ACME}/m5")
+        loading = asyncio.create_task(ask(house, f"{ACME}/m4"))
+        await asyncio.to_thread(file.reached.wait)
+        for name, number in ((None, 0), (f"{ACME}/m5", 5)):
+            native, oip = await ask(house, name)
+            assert native.json()["outputs"]["y"]["data"] == oip.json()["outputs"][0]["data"] == [number]
+        assert not loading.done()
+        file.go.set()
+        native, oip = await loading
+    assert native.json()["outputs"]["y"]["data"] == oip.json()["outputs"][0]["data"] == [4]
