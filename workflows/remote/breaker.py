@@ -8,8 +8,7 @@ half open   a few are, as probes: when enough of them have succeeded it closes, 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
 
@@ -29,12 +28,15 @@ class BreakerState(StrEnum):
 
 
 class Permit:
-    """Leave to ask once. Who does not say how it went, because the caller left, has said nothing."""
+    """Leave to ask once; `end` it. Who does not say how it went, because the caller left, has said nothing."""
 
     def __init__(self, breaker: Breaker, era: int) -> None:
         self._breaker = breaker
         self._era = era
         self._counted = 0
+
+    def end(self) -> None:
+        self._breaker._left(self._era)
 
     def succeeded(self) -> None:
         self._tell(failed=False)
@@ -49,11 +51,12 @@ class Permit:
 
 
 class Breaker:
-    """Belongs to one event loop."""
+    """Belongs to one event loop. Calls `changed` when it has opened and when it has closed."""
 
-    def __init__(self, policy: BreakerPolicy, clock: Clock) -> None:
+    def __init__(self, policy: BreakerPolicy, clock: Clock, changed: Callable[[], None]) -> None:
         self._policy = policy
         self._clock = clock
+        self._changed = changed
         self._window = _Window(policy.window_s)
         self._opened: float | None = None
         self._era = 0  # counts the changes of state: what was let through before one says nothing after it
@@ -73,20 +76,18 @@ class Breaker:
         if shut_s > 0 or self._probing >= self._policy.probes:
             raise Overloaded("the upstream model keeps failing, try again later", retry_after_s=max(shut_s, 1.0))
 
-    @contextmanager
-    def permit(self) -> Generator[Permit]:
+    def enter(self) -> Permit:
         """Raises as `check` does."""
         self.check()
-        era, probe = self._era, self._opened is not None
-        self._probing += probe
-        try:
-            yield Permit(self, era)
-        finally:
-            if probe and era == self._era:
-                self._probing -= 1
+        self._probing += self._opened is not None
+        return Permit(self, self._era)
 
     def _shut_s(self) -> float:
         return 0.0 if self._opened is None else self._opened + self._policy.open_s - self._clock.now()
+
+    def _left(self, era: int) -> None:
+        if era == self._era and self._opened is not None:
+            self._probing -= 1
 
     def _told(self, era: int, *, failed: bool, asked: int) -> None:
         if era != self._era:
@@ -107,6 +108,7 @@ class Breaker:
         self._era += 1
         self._probing = self._recovered = 0
         self._window = _Window(self._policy.window_s)
+        self._changed()
 
 
 class _Window:

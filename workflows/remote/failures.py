@@ -158,7 +158,9 @@ def of_exception(exc: BaseException) -> UpstreamFailure | None:
     for link in chain:
         kind = _named(link, _GENERAL)
         if kind is not None:
-            return UpstreamFailure(kind, detail=_name(link))
+            code = vars(link).get("code")
+            known = _CODES.get(code) if isinstance(code, str) else None
+            return UpstreamFailure(known or kind, detail=_name(link))
     return None
 
 
@@ -204,14 +206,13 @@ def _rejected(status: int, code: str | None, param: str | None) -> WorkflowError
 
 def _told(exc: BaseException) -> UpstreamFailure | None:
     """Of an exception that carries an answer: a status, headers, and what SDKs have read of the body."""
-    response = getattr(exc, "response", None)
-    status = getattr(exc, "status_code", None) or getattr(response, "status_code", None) or getattr(exc, "status", None)
-    headers = getattr(response, "headers", None)
-    if headers is None:
-        headers = getattr(exc, "headers", None)
+    told = vars(exc)  # no properties, which may warn or raise
+    response = told.get("response")
+    status = told.get("status_code") or getattr(response, "status_code", None) or told.get("status")
+    headers = getattr(response, "headers", None) if response is not None else told.get("headers")
     if not isinstance(status, int) or isinstance(status, bool) or not 300 <= status <= 599:
         return None
-    code, param = getattr(exc, "code", None), getattr(exc, "param", None)
+    code, param = told.get("code"), told.get("param")
     return of_status(
         status,
         {str(name).lower(): str(value) for name, value in headers.items()} if isinstance(headers, Mapping) else {},
@@ -267,6 +268,8 @@ _CODES: Final[Mapping[str | None, FailureKind]] = {
     "model_not_found": FailureKind.MISSING,
     "invalid_api_key": FailureKind.DENIED,
     "overloaded_error": FailureKind.FAILED,
+    "rate_limit_exceeded": FailureKind.LIMITED,
+    "rate_limit_error": FailureKind.LIMITED,
 }
 _KINDS: Final[Mapping[str, FailureKind]] = {
     "httpx2.ConnectError": FailureKind.REFUSED,
@@ -296,17 +299,30 @@ _KINDS: Final[Mapping[str, FailureKind]] = {
     "json.JSONDecodeError": FailureKind.MALFORMED,
     "pydantic_core.ValidationError": FailureKind.MALFORMED,
 }
-# SDKs raise these around one of the above, which says more; alone they still say this.
+# SDKs raise these around one of the above, which says more, or for an error within a stream; alone they say this.
 _GENERAL: Final[Mapping[str, FailureKind]] = {
     "openai.APITimeoutError": FailureKind.SILENT,
     "openai.APIResponseValidationError": FailureKind.MALFORMED,
     "openai.APIConnectionError": FailureKind.CUT,
-    "openai.APIError": FailureKind.FAILED,  # an error within a stream
+    "openai.APIError": FailureKind.FAILED,
     "anthropic.APITimeoutError": FailureKind.SILENT,
     "anthropic.APIResponseValidationError": FailureKind.MALFORMED,
     "anthropic.APIConnectionError": FailureKind.CUT,
     "anthropic.APIError": FailureKind.FAILED,
     "huggingface_hub.InferenceTimeoutError": FailureKind.SILENT,
+    "huggingface_hub.OverloadedError": FailureKind.LIMITED,
+    "huggingface_hub.ValidationError": FailureKind.REJECTED,
+    "huggingface_hub.TextGenerationError": FailureKind.FAILED,
+    "text_generation.BadRequestError": FailureKind.REJECTED,
+    "text_generation.GenerationError": FailureKind.FAILED,
+    "text_generation.IncompleteGenerationError": FailureKind.FAILED,
+    "text_generation.NotFoundError": FailureKind.MISSING,
+    "text_generation.OverloadedError": FailureKind.LIMITED,
+    "text_generation.RateLimitExceededError": FailureKind.LIMITED,
+    "text_generation.ShardNotReadyError": FailureKind.FAILED,
+    "text_generation.ShardTimeoutError": FailureKind.FAILED,
+    "text_generation.UnknownError": FailureKind.FAILED,
+    "text_generation.ValidationError": FailureKind.REJECTED,
 }
 _CERTIFICATES: Final[Mapping[str, FailureKind]] = {
     "ssl.SSLError": FailureKind.REFUSED,

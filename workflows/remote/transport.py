@@ -9,16 +9,18 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
-from typing import Any, Final
+from pathlib import Path
+from typing import Final, cast
 
 import httpx2
 
 from workflows.errors import InvalidInput
+from workflows.remote.address import Origin, origin_of
 from workflows.remote.clock import SYSTEM_CLOCK, Clock
 from workflows.remote.failures import FailureKind, UpstreamFailure, of_status
 from workflows.remote.logs import keep_bodies_out
 from workflows.remote.policy import UpstreamPolicy
-from workflows.remote.secret import Secret
+from workflows.remote.secret import Secret, SecretRef
 
 __all__ = ["http_client"]
 
@@ -41,7 +43,8 @@ def http_client(
     """For one upstream; close it in `do_teardown`. Blocks while it reads certificates and a proxy's URL.
 
     It follows no redirect, keeps no cookie, and takes nothing from the environment. What goes wrong in it is raised as
-    UpstreamFailure, which `failures.of_exception` finds within whatever an SDK makes of it.
+    UpstreamFailure, which `failures.of_exception` finds within whatever an SDK makes of it. Raises InvalidInput for an
+    address or settings that are none.
 
     Args:
         base_url: The operator's. A request to another origin is not sent.
@@ -56,9 +59,9 @@ def http_client(
 
 def _connections(policy: UpstreamPolicy) -> httpx2.AsyncHTTPTransport:
     return httpx2.AsyncHTTPTransport(
-        verify=ssl.create_default_context(cafile=policy.ca_file) if policy.ca_file else True,
+        verify=True if policy.ca_file is None else _authorities(policy.ca_file),
         trust_env=False,
-        proxy=None if policy.proxy is None else policy.proxy.read().reveal(),
+        proxy=None if policy.proxy is None else _proxy(policy.proxy),
         # As many as ask: who may is the gate's to say.
         limits=httpx2.Limits(
             max_connections=None, max_keepalive_connections=policy.max_concurrent, keepalive_expiry=_KEEP_S
@@ -67,26 +70,36 @@ def _connections(policy: UpstreamPolicy) -> httpx2.AsyncHTTPTransport:
     )
 
 
-def _origin(url: str) -> tuple[str, str, int]:
-    """Raises InvalidInput for what is no address of an HTTP server, or holds a user, a password or a fragment."""
+def _authorities(file: str) -> ssl.SSLContext:
     try:
-        parsed = httpx2.URL(url)
-    except (httpx2.InvalidURL, TypeError):
-        parsed = httpx2.URL()
-    if parsed.scheme not in {"http", "https"} or not parsed.host or parsed.userinfo or parsed.fragment:
-        raise InvalidInput("base_url: give http:// or https://, a host and a path, and no user", param="base_url")
-    return _origin_of(parsed)
+        return ssl.create_default_context(cafile=Path(file).expanduser())
+    except OSError:  # an SSLError is one
+        raise InvalidInput("upstream.ca_file: cannot be read as certificates", param="upstream.ca_file") from None
 
 
-def _origin_of(url: httpx2.URL) -> tuple[str, str, int]:
-    return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme, 0)
+def _proxy(said: SecretRef) -> httpx2.Proxy:
+    try:
+        return httpx2.Proxy(said.read().reveal())
+    except (ValueError, httpx2.InvalidURL):  # whose words may hold the proxy's password
+        raise InvalidInput("upstream.proxy: no URL of a proxy", param="upstream.proxy") from None
+
+
+def _origin(url: str) -> Origin:
+    try:
+        return origin_of(url)
+    except ValueError as error:
+        raise InvalidInput(f"base_url: {error}", param="base_url") from None
+
+
+def _origin_of(url: httpx2.URL) -> Origin:
+    return Origin(url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme, 0))
 
 
 class _Transport(httpx2.AsyncBaseTransport):
     def __init__(
         self,
         inner: httpx2.AsyncBaseTransport,
-        origin: tuple[str, str, int],
+        origin: Origin,
         credentials: Mapping[str, Callable[[], str]],
         policy: UpstreamPolicy,
         clock: Clock,
@@ -124,9 +137,9 @@ class _Transport(httpx2.AsyncBaseTransport):
             async with self._clock.limit(self._policy.first_byte_s) as limit:
                 return await self._inner.handle_async_request(sent)
         except TimeoutError:
-            if not limit.expired():
-                raise
-        raise UpstreamFailure(FailureKind.SILENT, detail="no answer began")
+            if limit.expired():
+                raise UpstreamFailure(FailureKind.SILENT, detail="no answer began") from None
+            raise
 
     def _headers(self, asked: httpx2.Headers) -> httpx2.Headers:
         headers = httpx2.Headers([(name, value) for name, value in asked.multi_items() if name not in _OURS])
@@ -189,33 +202,32 @@ class _Body(httpx2.AsyncByteStream):
                     if self._line is not None:
                         line = _line_after(chunk, line, self._line)
                     yield chunk
-        except UpstreamFailure:
-            await self._inner.aclose()
-            raise
+        finally:
+            await self._inner.aclose()  # now, and not when somebody thinks of it
 
     async def aclose(self) -> None:
         await self._inner.aclose()
 
     async def _chunks(self) -> AsyncGenerator[bytes]:
-        made: Any = aiter(self._inner)
-        while True:
-            try:
-                async with self._clock.limit(self._patience_s) as limit:
-                    chunk = await anext(made, None)
-            except TimeoutError:
-                if not limit.expired():
+        made = cast("AsyncGenerator[bytes]", aiter(self._inner))  # which is what it is
+        async with aclosing(made):
+            while True:
+                try:
+                    async with self._clock.limit(self._patience_s) as limit:
+                        chunk = await anext(made, None)
+                except TimeoutError:
+                    if limit.expired():
+                        raise UpstreamFailure(FailureKind.SILENT, detail="it stopped within its answer") from None
                     raise
-                chunk = b""
-            if chunk is None:
-                return
-            if limit.expired():
-                raise UpstreamFailure(FailureKind.SILENT, detail="it stopped within its answer")
-            yield chunk
+                if chunk is None:
+                    return
+                yield chunk
 
 
 def _line_after(chunk: bytes, line: int, most: int) -> int:
     """How long the line is that is open after `chunk`, `line` bytes of it before. Raises UpstreamFailure above `most`."""
     begin = 0
+    chunk = chunk.replace(b"\r", b"\n")
     while True:
         end = chunk.find(b"\n", begin)
         line += (len(chunk) if end < 0 else end) - begin

@@ -10,6 +10,7 @@ import logging
 import math
 import random
 import traceback
+import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -42,11 +43,17 @@ _LEVELS: Final = {
 
 
 class Attempt:
-    """One try of one call."""
+    """One try of one call.
+
+    Attributes:
+        number: The first is 1.
+        call_id: The same for all attempts of a call, and no other's: for providers that tell by it what they have done.
+    """
 
     def __init__(self, run: _Run) -> None:
         self._run = run
         self.number = run.attempts
+        self.call_id = run.call_id
 
     def seconds_left(self) -> float:
         """Until the whole call has to have ended, never below 0."""
@@ -81,7 +88,9 @@ class _Run:
     clock: Clock
     ends: float
     by_caller: bool  # whose limit `ends` is
-    attempts: int = field(default=0)
+    call_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    attempts: int = 0
+    failure: UpstreamFailure | None = None  # of the last attempt
 
     def left(self) -> float:
         return self.ends - self.clock.now()
@@ -118,7 +127,7 @@ class Upstream:
         self._clock = clock
         self._draw = draw
         self._gate = Gate(policy.max_concurrent, policy.max_waiting)
-        self._breaker = Breaker(policy.breaker, clock)
+        self._breaker = Breaker(policy.breaker, clock, self._tell)
         self._budget = RetryBudget(policy.retry_budget, policy.retry_reserve)
         self._calls = self._attempts = 0
         self._failures: Counter[str] = Counter()
@@ -134,13 +143,12 @@ class Upstream:
             async with self._turn(run) as permit:
                 try:
                     answer = await self._within(run, partial(attempt, Attempt(run)), math.inf)
-                except UpstreamFailure as raised:
-                    failure = raised
-                    self._failed(failure, permit)
+                except UpstreamFailure as failure:
+                    self._failed(run, failure, permit)
                 else:
                     permit.succeeded()
                     return answer
-            await self._pause(run, failure)
+            await self._pause(run)
 
     async def stream(self, attempt: Callable[[Attempt], AsyncGenerator[T]]) -> AsyncGenerator[T]:
         """The items of the first attempt that gives one; from then on a failure is the end. Raises as `ask` does.
@@ -162,13 +170,9 @@ class Upstream:
                                 return
                             begun = True
                             yield item
-                except UpstreamFailure as raised:
-                    failure = raised
-                    self._failed(failure, permit)
-            if begun:
-                self._log(run, failure, "its answer had begun")
-                raise failure.error
-            await self._pause(run, failure)
+                except UpstreamFailure as failure:
+                    self._failed(run, failure, permit)
+            await self._pause(run, begun)
 
     def statistics(self) -> UpstreamStatistics:
         return UpstreamStatistics(
@@ -192,18 +196,34 @@ class Upstream:
 
     @asynccontextmanager
     async def _turn(self, run: _Run) -> AsyncGenerator[Permit]:
-        """A place at the gate, and leave of the breaker: asked before as well, so that nobody waits in line for a no."""
-        self._breaker.check()
-        await self._within(run, self._gate.enter, math.inf)
+        """For one attempt, from when it may begin."""
+        permit = await self._admitted(run)
         try:
-            with self._breaker.permit() as permit:
+            run.attempts += 1
+            self._attempts += 1
+            yield permit
+        finally:
+            permit.end()
+            self._gate.leave()
+
+    async def _admitted(self, run: _Run) -> Permit:
+        """Takes a place at the gate. Who has failed before and is not admitted again gets the error of then."""
+        try:
+            self._breaker.check()  # now as well, so that nobody waits in line for a no
+            await self._within(run, self._gate.enter, math.inf)
+            try:
                 if run.call.cancelled:
                     raise Cancelled
-                run.attempts += 1
-                self._attempts += 1
-                yield permit
-        finally:
-            self._gate.leave()
+                if run.left() <= 0:
+                    raise run.late()
+                return self._breaker.enter()
+            except BaseException:
+                self._gate.leave()
+                raise
+        except Overloaded:
+            if run.failure is None:
+                raise
+        raise run.failure.error
 
     async def _within(self, run: _Run, step: Callable[[], Awaitable[T]], patience_s: float) -> T:
         """What `step` returns. Raises UpstreamFailure for a fault of the upstream, and WorkflowError otherwise.
@@ -211,6 +231,8 @@ class Upstream:
         Both without what led to them: an exception of a library may hold a prompt, an answer or a key.
         """
         left = run.left()
+        if left <= 0:  # a step that need not wait would not notice
+            raise run.late()
         try:
             async with self._clock.limit(min(left, patience_s)) as limit:
                 return await step()
@@ -237,24 +259,30 @@ class Upstream:
         )
         return WorkflowError()
 
-    def _failed(self, failure: UpstreamFailure, permit: Permit) -> None:
-        self._failures[failure.kind] += 1
+    def _failed(self, run: _Run, failure: UpstreamFailure, permit: Permit) -> None:
+        run.failure = failure
+        self._failures[failure.kind.value] += 1
         if failure.counts:
             permit.failed()
         else:
             permit.succeeded()  # it has answered, if not what was hoped for
 
-    async def _pause(self, run: _Run, failure: UpstreamFailure) -> None:
-        """Wait until the next attempt; raises the failure's error where there is to be none."""
-        pause = backoff(self._policy, run.attempts, self._draw)
-        if failure.retry_after_s is not None:
-            pause += failure.retry_after_s
-        if not failure.retryable:
+    async def _pause(self, run: _Run, begun: bool = False) -> None:
+        """Wait until the next attempt; raises the last failure's error where there is to be none."""
+        failure = run.failure
+        assert failure is not None
+        after = failure.retry_after_s or 0.0
+        pause = after + backoff(self._policy, run.attempts, self._draw)
+        if begun:
+            end = "its answer had begun"
+        elif not failure.retryable:
             end = "asking again would not help"
         elif run.attempts >= self._policy.attempts:
             end = "no attempt is left"
-        elif (failure.retry_after_s or 0) > self._policy.retry_after_max_s or pause >= run.left():
+        elif after > self._policy.retry_after_max_s or pause >= run.left():
             end = "there is no time to ask again"
+        elif self._breaker.state is BreakerState.OPEN:
+            end = "it keeps failing"
         elif not self._budget.spend():
             end = "the retry budget is used up"
         else:
@@ -263,6 +291,17 @@ class Upstream:
             return
         self._log(run, failure, end)
         raise failure.error
+
+    def _tell(self) -> None:
+        seen = self.statistics()
+        log.warning(
+            "upstream %s: breaker %s, after %d calls, %d attempts and failures of these kinds: %s",
+            self._name,
+            seen.breaker,
+            seen.calls,
+            seen.attempts,
+            seen.failures,
+        )
 
     def _log(self, run: _Run, failure: UpstreamFailure, then: str) -> None:
         log.log(

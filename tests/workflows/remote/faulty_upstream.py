@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import struct
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -130,7 +131,7 @@ def endless(data: bytes) -> Step:
 
 
 class FaultyUpstream:
-    """`async with FaultyUpstream() as upstream:` it listens on `upstream.url`.
+    """`async with FaultyUpstream() as upstream:` it listens on `upstream.url`, with TLS where it is given some.
 
     Attributes:
         asked: The requests that came in whole.
@@ -139,7 +140,8 @@ class FaultyUpstream:
         go: What steps may wait for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.asked: list[Asked] = []
         self.connections = self.busy = 0
         self.go = asyncio.Event()
@@ -149,7 +151,8 @@ class FaultyUpstream:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        scheme = "http" if self._tls is None else "https"
+        return f"{scheme}://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     def plays(self, *steps: Step) -> None:
         """Each request takes the next of these; the last one is for all that follow."""
@@ -161,7 +164,7 @@ class FaultyUpstream:
             await self._news.wait_for(lambda: reached(self))
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
         return self
 
     async def __aexit__(
