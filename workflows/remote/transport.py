@@ -92,7 +92,7 @@ def _origin(url: str) -> Origin:
 
 
 def _origin_of(url: httpx2.URL) -> Origin:
-    return Origin(url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme, 0))
+    return Origin(url.scheme, url.host.lower(), url.port or {"http": 80, "https": 443}.get(url.scheme, 0))
 
 
 class _Transport(httpx2.AsyncBaseTransport):
