@@ -8,15 +8,16 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 from ray import serve
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, ServeStatus
 
 from deployments.client import WorkflowClient
+from deployments.lanes.address import LaneAddress
 from deployments.lanes.chooser import LaneChooser
 from deployments.ray_client import DEPLOYMENT, RayClient, ask_controller, running_replicas
 from deployments.router.directory import Directory, Entry, State
@@ -40,6 +41,15 @@ _CONFIG_ERROR: Final = "deployments.building.ConfigError"
 _MARKED: Final = re.compile(r"SETUP-FAILED<(.*?)>SETUP-FAILED", re.DOTALL)
 
 
+class Handle(WorkflowClient, Protocol):
+    """What discovery asks of an application, beside what requests do; see `RayClient`."""
+
+    avoid: frozenset[str]
+
+    async def lanes(self) -> list[LaneAddress]: ...
+    async def standings(self) -> list[Standing]: ...
+
+
 @dataclass(slots=True, eq=False)
 class _Known:
     """A workflow application, as far as it was looked into.
@@ -53,7 +63,7 @@ class _Known:
         told: State, reason and detail as Serve tells them.
     """
 
-    handle: RayClient
+    handle: Handle
     ways: LaneChooser
     seen: float | None = None
     card_until: float = 0.0
@@ -70,12 +80,18 @@ class Discovery:
     Args:
         dispatcher: Makes the dispatcher of a newly found workflow.
         node: The Ray node that this is; replicas on the same one are reached over their local lanes. None: over handles.
+        handle_of: Gives the handle of an application by its name; raises ModelNotFound.
     """
 
     def __init__(
-        self, directory: Directory, dispatcher: Callable[[str, WorkflowClient], Dispatcher], node: str | None
+        self,
+        directory: Directory,
+        dispatcher: Callable[[str, WorkflowClient], Dispatcher],
+        node: str | None,
+        handle_of: Callable[..., Awaitable[Handle]] = RayClient.of_application,
     ) -> None:
         self._directory = directory
+        self._handle_of = handle_of
         self._dispatcher = dispatcher
         self._node = node
         self._known: dict[str, _Known] = {}
@@ -110,21 +126,22 @@ class Discovery:
                 async with asyncio.timeout(STATUS_TIMEOUT_S):
                     status = await ask_controller(serve.status)
                 if status.applications:  # none, not even the router's own: no controller was found
-                    await self._look(status)
+                    await self.look(status)
                     self._looked.set()
             except Exception:
                 # The controller may be restarting: what is known stays known, and traffic goes on.
                 log.warning("Serve's status could not be read", exc_info=True)
             await asyncio.sleep(PERIOD_S)
 
-    async def _look(self, status: ServeStatus) -> None:
+    async def look(self, status: ServeStatus) -> None:
+        """Begin to bring everything in step with one status; until all was looked at once, wait for that."""
         for name in self._known.keys() - status.applications.keys():
             self._directory.remove(name)
             del self._known[name]  # its lanes end with its replicas, which finish what they have
         for name, app in status.applications.items():
             if name not in self._looking:  # a replica that does not answer holds up its own application alone
                 self._looking[name] = asyncio.create_task(self._look_at(name, app))
-        if not self._looked.is_set():
+        if self._looking and not self._looked.is_set():
             await asyncio.wait(self._looking.values())
 
     async def _look_at(self, name: str, app: ApplicationStatusOverview) -> None:
@@ -145,7 +162,7 @@ class Discovery:
             return False
         try:
             # One that could not be built yet is known by what our builder said.
-            handle = await RayClient.of_application(name, must_exist=_CONFIG_ERROR not in app.message)
+            handle = await self._handle_of(name, must_exist=_CONFIG_ERROR not in app.message)
         except ModelNotFound:
             return False  # not built yet, or somebody else's
         ways = LaneChooser(handle, lambda: self._stands(name))
