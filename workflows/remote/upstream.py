@@ -150,8 +150,10 @@ class Upstream:
                     return answer
             await self._pause(run)
 
-    async def stream(self, attempt: Callable[[Attempt], AsyncGenerator[T]]) -> AsyncGenerator[T]:
+    async def stream(self, attempt: Callable[[Attempt], AsyncGenerator[T | None]]) -> AsyncGenerator[T]:
         """The items of the first attempt that gives one; from then on a failure is the end. Raises as `ask` does.
+
+        None is no item but a sign of life: a model that thinks before it speaks is not silent.
 
         Close it with `aclose()` when you leave early: that closes the attempt, and with it the connection, at once.
         """
@@ -164,6 +166,8 @@ class Upstream:
                         while True:
                             patience = self._policy.between_tokens_s if begun else self._policy.first_byte_s
                             item = await self._within(run, partial(anext, items, _END), patience)
+                            if item is None:
+                                continue
                             if not begun:
                                 permit.succeeded()
                             if item is _END:
