@@ -63,6 +63,7 @@ class Card(BaseModel):
         max_new_tokens: Of a model that generates text: its longest answer.
         voices: Of a speech model: as whom it can speak, the one that it takes by itself first.
         sample_rate: Of a speech model: its own, in Hz.
+        tells_tokens: Of a model that generates text: whether it can tell its tokens one by one, with their chances.
         streams: Whether `stream()` works; `chunk_schema` is None where it does not.
         retry_safe: Whether running an input twice does no harm, so that a lost one may be run again elsewhere.
         concurrency: Items that one replica works on at once outside of a batch: 1 for a sync workflow.
@@ -81,6 +82,7 @@ class Card(BaseModel):
     model: str | None = None
     context_tokens: int | None = None
     max_new_tokens: int | None = None
+    tells_tokens: bool = True
     voices: list[str] = Field(default_factory=list)
     sample_rate: int | None = None
     input_schema: dict[str, Any]

@@ -56,7 +56,7 @@ def asked(prompt: list[int], **sampling: Any) -> Generate:
 
 def tokens_of(answer: Generated) -> list[int]:
     assert answer.tokens is not None
-    return [token.id for token in answer.tokens]
+    return [token.id for token in answer.tokens if token.id is not None]
 
 
 def left_behind(workflow: TransformersTextGenerationWorkflow) -> list[Any]:
@@ -97,7 +97,7 @@ async def beginning(workflow: TransformersTextGenerationWorkflow, prompt: list[i
     got: list[int] = []
     async with aclosing(workflow.astream(asked(prompt))) as chunks:
         async for chunk in chunks:
-            got.extend(token.id for token in chunk.tokens or [])
+            got.extend(token.id for token in chunk.tokens or [] if token.id is not None)
             if len(got) >= length:
                 break
     return got

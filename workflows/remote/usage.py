@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 _SMALL_CHARS: Final = 8192  # shorter texts are counted at once: a thread costs more than that
 _GUESSED_BYTES: Final = 4  # of a token, in English and in most programs
+_HALF: Final = "\ufffd"  # of a character that a token has only a part of
 _GUESSED_TURN: Final = 4  # tokens that a chat template lays around a message
 
 
@@ -75,6 +76,13 @@ class TokenCounter:
     async def text(self, text: str, *, specials: bool = False) -> int:
         """How many tokens a text has; `specials` adds those that the tokenizer lays around a prompt."""
         return await _somewhere(len(text), self._text, text, specials)
+
+    def id_of(self, token: str) -> int | None:
+        """Of one token, by its text; None without a tokenizer, and for a text that is none of its tokens by itself."""
+        if self._tokenizer is None or _HALF in token:
+            return None
+        found: list[int] = self._tokenizer(token, add_special_tokens=False, verbose=False)["input_ids"]
+        return found[0] if len(found) == 1 else None
 
     def _text(self, text: str, specials: bool) -> int:
         if self._tokenizer is None:

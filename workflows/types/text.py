@@ -151,10 +151,10 @@ class Usage(Exchange):
 
 
 class Alternative(Exchange):
-    """A token that might have been chosen, and the natural logarithm of its chance."""
+    """A token that might have been chosen, and the natural logarithm of its chance. `id` is None where nobody tells it."""
 
     kind: ClassVar[str] = "generate"
-    id: TokenId
+    id: TokenId | None = None
     text: str
     logprob: float
     special: bool = False
@@ -164,6 +164,7 @@ class Token(Exchange):
     """One token of an answer.
 
     Attributes:
+        id: None where a remote model tells its tokens as texts alone.
         text: What it decodes to by itself; half a character is a replacement character.
         logprob: Of its chance, its natural logarithm, by the model's own scores: before penalties, temperature and what
             follows.
@@ -172,7 +173,7 @@ class Token(Exchange):
     """
 
     kind: ClassVar[str] = "generate"
-    id: TokenId
+    id: TokenId | None = None
     text: str
     logprob: float
     special: bool = False

@@ -11,7 +11,7 @@ from contextlib import aclosing, contextmanager
 from typing import Any, Final
 
 from deployments.router.protocols.tables import Headers
-from deployments.router.protocols.tgi.parameters import Asked
+from deployments.router.protocols.tgi.parameters import NO_TOKENS, Asked
 from deployments.router.sse import json_event
 from workflows.errors import BadOutput, Unsupported
 
@@ -65,7 +65,7 @@ class Telling:
         self._untold += chunk["text"]
         self._ended = chunk.get("finish_reason") is not None
         tokens = chunk.get("tokens")
-        if tokens is None and (self._asked.parameters.details or self._asked.parameters.top_n_tokens):
+        if (self._asked.parameters.details or self._asked.parameters.top_n_tokens) and not _known(tokens):
             raise _no_tokens()
         told = [self._event(token, text) for token, text in zip(tokens or (), self._shares(tokens or ()), strict=True)]
         if not told and (self._ended or (tokens is None and self._untold)):
@@ -115,7 +115,7 @@ def _whole_text(asked: Asked, text: Any) -> str:
 
 def _details(asked: Asked, output: Mapping[str, Any]) -> dict[str, Any]:
     tokens = output.get("tokens")
-    if tokens is None:
+    if tokens is None or not _known(tokens):
         raise _no_tokens()
     details = {**_ended(output), "prefill": [], "tokens": [_token(token, token["text"]) for token in tokens]}
     if asked.parameters.top_n_tokens:
@@ -144,5 +144,10 @@ def _top_tokens(token: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [_token(other, other["text"]) for other in token["top"]]
 
 
+def _known(tokens: Sequence[Mapping[str, Any]] | None) -> bool:
+    """Whether they are told as this protocol tells them: some remote models say no ids."""
+    return tokens is not None and all(token["id"] is not None for token in tokens)
+
+
 def _no_tokens() -> Unsupported:
-    return Unsupported("this workflow does not tell its tokens, which details are made of", param="details")
+    return Unsupported(NO_TOKENS, param="details")

@@ -16,7 +16,7 @@ from workflows.card import Card
 from workflows.errors import InvalidInput, Unsupported
 from workflows.types.text import MAX_ALTERNATIVES, MAX_STOP_STRINGS, MAX_TOKENS
 
-__all__ = ["Asked", "Parameters", "check_generates", "read_request"]
+__all__ = ["NO_TOKENS", "Asked", "Parameters", "check_generates", "read_request"]
 
 Text = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -72,6 +72,7 @@ class Parameters(BaseModel):
 
 
 _LACKING: Final = frozenset({"best_of", "watermark", "decoder_input_details", "grammar", "adapter_id"})
+NO_TOKENS: Final = "this workflow does not tell its tokens, which details are made of"
 _TOP_LEVEL: Final = frozenset({"inputs", "parameters", "stream", "add_special_tokens"})
 # What is called otherwise in the exchange types, or is none of their sampling, is put in its place by `input_data`.
 _SAMPLING: Final = ("top_k", "top_p", "typical_p", "repetition_penalty", "frequency_penalty", "seed", "stop")
@@ -83,11 +84,13 @@ class Asked:
 
     Attributes:
         stream: What the body says; None where it says nothing.
+        tells_tokens: Whether the workflow can tell its tokens; one that cannot is streamed in pieces of text.
     """
 
     inputs: str
     parameters: Parameters
     stream: bool | None
+    tells_tokens: bool = True
 
     def input_data(self, *, streaming: bool) -> dict[str, Any]:
         """The plain input of the workflow, with nothing in it that would be so anyway.
@@ -103,7 +106,7 @@ class Asked:
             asked["include_stop"] = True
         if said.truncate is not None:
             asked["truncate"] = said.truncate
-        if streaming or said.details:
+        if said.details or (streaming and (self.tells_tokens or said.top_n_tokens)):
             asked["top_logprobs"] = said.top_n_tokens or 0
         return asked
 
@@ -126,7 +129,10 @@ def read_request(card: Card, body: Any) -> Asked:
         raise InvalidInput("stream must be true or false", param="stream")
     if fields.get("add_special_tokens") not in (None, True):
         raise Unsupported("special tokens are always added as the model wants them", param="add_special_tokens")
-    return Asked(inputs, _parameters(fields.get("parameters")), stream)
+    asked = Asked(inputs, _parameters(fields.get("parameters")), stream, card.tells_tokens)
+    if asked.parameters.details and not card.tells_tokens:
+        raise Unsupported(NO_TOKENS, param="details")
+    return asked
 
 
 def _parameters(value: Any) -> Parameters:
