@@ -5,6 +5,7 @@ from workflows.base import BaseInferenceWorkflow
 from workflows.card import Batching, Card, Signature, TensorSpec
 from workflows.context import CallContext, cancelled, current_call
 from workflows.errors import WorkflowError
+from workflows.inference.css.workflow import CSSInferenceWorkflow
 from workflows.inference.embedding import EmbeddingWorkflow
 from workflows.inference.onnx import ONNXInferenceWorkflow
 from workflows.inference.pipeline import TransformersPipelineWorkflow
@@ -46,6 +47,7 @@ __all__ = [
     "BarkHFInferenceWorkflow",
     "BaseInferenceWorkflow",
     "Batching",
+    "CSSInferenceWorkflow",
     "CallContext",
     "Card",
     "Embed",

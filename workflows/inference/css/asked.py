@@ -1,0 +1,30 @@
+"""What these workflows are asked: the exchange types, with the name of a model. Which names are taken, the operator says."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from workflows.types.embed import Embed
+from workflows.types.text import Generate
+
+__all__ = ["AskEmbedding", "AskText", "ModelId"]
+
+ModelId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,255}$")]
+
+
+class AskText(Generate):
+    """See `Generate`.
+
+    Attributes:
+        model: One of those that the operator allows; None is the first of them.
+    """
+
+    model: ModelId | None = None
+
+
+class AskEmbedding(Embed):
+    """See `Embed`; `model` as in `AskText`."""
+
+    model: ModelId | None = None

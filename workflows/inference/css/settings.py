@@ -1,0 +1,55 @@
+"""Whether what an operator says of an upstream can work, as far as that can be told without asking it."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from workflows.errors import InvalidInput
+from workflows.inference.css.providers import PROVIDERS, Changes, Endpoint, ProviderName, Takes, takes
+from workflows.remote.address import origin_of
+from workflows.remote.secret import SecretRef
+
+__all__ = ["address", "taken"]
+
+
+def taken(provider: ProviderName, endpoint: Endpoint, api_version: str | None, changes: Changes) -> Takes:
+    """What this endpoint of the provider takes. Raises InvalidInput naming the option that is wrong."""
+    row = PROVIDERS[provider]
+    if api_version is not None and not row.api_versions:
+        raise InvalidInput(f"api_version: {provider} has no versions to choose from", param="api_version")
+    if api_version is None and row.sdk == "azure":
+        raise InvalidInput("api_version: azure needs one, 2024-10-21 for example", param="api_version")
+    found = takes(provider, endpoint, api_version, changes)
+    if found is None:
+        there = ", ".join(row.endpoints)
+        raise InvalidInput(f"endpoint: {provider} has no {endpoint}, only {there}", param="endpoint")
+    return found
+
+
+def address(provider: ProviderName, base_url: str | None, key: SecretRef | None) -> str:
+    """Where the provider is asked. Raises InvalidInput naming the option that is wrong.
+
+    A key is sent in the clear only to this machine itself.
+    """
+    row = PROVIDERS[provider]
+    url = base_url or row.base_url
+    if url is None:
+        raise InvalidInput(f"base_url: {provider} is somewhere else for everybody: say where", param="base_url")
+    if key is None and row.needs_key:
+        raise InvalidInput(f"key: {provider} answers nobody without a key: say where it stands", param="key")
+    try:
+        origin = origin_of(url)
+    except ValueError as error:
+        raise InvalidInput(f"base_url: {error}", param="base_url") from None
+    if origin.scheme == "http" and key is not None and not _is_loopback(origin.host):
+        raise InvalidInput(
+            f"base_url: a key would go to {origin.host} for everybody to read: use https", param="base_url"
+        )
+    return url.rstrip("/")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
