@@ -29,7 +29,7 @@ def test_the_readme_shows_the_example_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["serve_config.yaml", "examples/gpu_config.yaml", "examples/serve_ingress_config.yaml"]
+    "name", ["serve_config.yaml", *(f"examples/{name}_config.yaml" for name in ("gpu", "remote", "serve_ingress"))]
 )
 def test_the_configs_are_right(name: str) -> None:
     assert check_file(ROOT / name) == []
