@@ -50,28 +50,34 @@ class TokenCounter:
             raise WorkflowError("transformers cannot open this tokenizer; the log says why") from cause
         return cls(tokenizer)
 
-    async def usage(self, asked: Generate, answer: str) -> Usage:
-        """Of one answer: the tokens of its text, without one that may have ended it."""
-        prompt, known = await self.prompt(asked)
+    async def usage(self, asked: Generate, answer: str, *, more: bool = False) -> Usage:
+        """Of one answer: the tokens of its text, without one that may have ended it.
+
+        Args:
+            more: Whether the answer holds something that is not in this text, as a call of a tool.
+        """
+        prompt, counted = await self.prompt(asked)
+        guessed = more or not counted or self._tokenizer is None
         return Usage(
-            prompt_tokens=prompt,
-            completion_tokens=await self.text(answer),
-            estimated=None if known and self._tokenizer is not None else True,
+            prompt_tokens=prompt, completion_tokens=await self.text(answer), estimated=True if guessed else None
         )
 
     async def prompt(self, asked: Generate) -> tuple[int, bool]:
-        """How many tokens are to be read, and whether that was counted."""
+        """How many tokens are to be read, and whether they were counted: images, tools and what a model is told about
+        them can only be guessed."""
         if asked.prompt_tokens is not None:
             return len(asked.prompt_tokens), True
         if asked.messages is None:
             return await self.text(asked.prompt or "", specials=True), self._tokenizer is not None
-        messages = [{"role": message.role, "content": message.text} for message in asked.messages]
-        chars = sum(len(message.text) for message in asked.messages)
-        counted = await _somewhere(chars, self._conversation, messages)
-        if counted is not None:
-            return counted, True
-        texts = [await self.text(message.text) for message in asked.messages]
-        return sum(texts) + _GUESSED_TURN * (len(texts) + 1), False
+        plain = asked.tools is None and not any(message.images or message.tool_calls for message in asked.messages)
+        texts = [message.text for message in asked.messages]
+        if plain:
+            messages = [{"role": message.role, "content": message.text} for message in asked.messages]
+            counted = await _somewhere(sum(map(len, texts)), self._conversation, messages)
+            if counted is not None:
+                return counted, True
+        counts = [await self.text(text) for text in texts]
+        return sum(counts) + _GUESSED_TURN * (len(texts) + 1), False
 
     async def text(self, text: str, *, specials: bool = False) -> int:
         """How many tokens a text has; `specials` adds those that the tokenizer lays around a prompt."""
