@@ -49,9 +49,14 @@ def build(path: str | Path, *, semantic_tokens: int = 24, seed: int = 0) -> Path
     """
     directory = Path(path)
     directory.mkdir(parents=True, exist_ok=True)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = _model()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums of several threads have other last bits
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = _model()
+    finally:
+        torch.set_num_threads(threads)
     model.generation_config = _generation(semantic_tokens)
     model.save_pretrained(directory)
     _tokenizer().save_pretrained(directory)
