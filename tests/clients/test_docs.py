@@ -10,7 +10,7 @@ import pytest
 from tests.clients.system import System
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = ["huggingface.md", "open_inference.md", "openai.md", "tgi.md"]
+PAGES = ["huggingface.md", "open_inference.md", "openai.md", "speech.md", "tgi.md"]
 SNIPPETS = [
     (page, snippet)
     for page in PAGES
@@ -36,6 +36,6 @@ def test_a_snippet_prints_what_it_says(
     assert said
     for way in ways:
         here = way.replace("localhost:8000", system.http).replace("localhost:9000", system.grpc)
-        assert here != way
+        assert here != way or "localhost" not in way
         exec(compile(here, page, "exec"), {})
         assert capsys.readouterr().out.splitlines() == said

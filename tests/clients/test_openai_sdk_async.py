@@ -82,7 +82,7 @@ async def test_embeddings_and_models(client: AsyncOpenAI) -> None:
     together = await client.embeddings.create(model="text-embedding", input=PROMPTS)
     for one, each in zip(answers, together.data, strict=True):
         np.testing.assert_allclose(one.data[0].embedding, each.embedding, rtol=1e-4, atol=1e-5)
-    assert [model.id async for model in client.models.list()] == ["text-embedding", "tiny-gpt"]
+    assert [model.id async for model in client.models.list()] == ["text-embedding", "tiny-bark", "tiny-gpt"]
 
 
 async def test_errors_are_the_clients_own(client: AsyncOpenAI) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from deployments.building import build_workflow
 from deployments.config import WorkflowArgs
 from tests.ray.cluster import ROOT, Cluster
 from workflows import Generated, TensorsResult
+from workflows.demo.voice import TinyBark
 from workflows.errors import InvalidInput, ModelNotFound
 
 DEMO = ROOT / "workflows" / "demo"
@@ -102,6 +104,27 @@ def test_tiny_gpt_streams_what_it_would_have_said_at_once(http: httpx.Client) ->
     assert len(chunks) > 5
     assert "".join(chunk["text"] for chunk in chunks) == whole["text"]
     assert chunks[-1]["usage"] == whole["usage"]
+
+
+def test_tiny_bark_says_the_same_in_every_process(http: httpx.Client) -> None:
+    text, voice = "Good morning. How are you?", "v2/en_speaker_9"
+    alone = TinyBark(threads=1).setup()
+    said = alone.inference({"text": text, "voice": voice, "format": "wav"})
+    alone.teardown()
+    speech = {"model": "tiny-bark", "input": text, "voice": voice, "response_format": "wav"}
+
+    with http.stream("POST", "/v1/audio/speech", json=speech) as answer:
+        assert answer.headers["content-type"] == "audio/wav"
+        pieces = list(answer.iter_raw())
+    whole = native(http, "tiny-bark", {"text": text, "voice": voice, "format": "wav"})
+
+    assert said.audio is not None
+    assert len(pieces) > 1
+    assert b"".join(pieces)[44:] == said.audio[44:]  # behind the header, which does not say how long it is
+    assert whole["audio"] == base64.b64encode(said.audio).decode()
+    refused = http.post("/v1/audio/speech", json={**speech, "voice": "../../x"})
+    assert refused.status_code == 400
+    assert voice in refused.json()["error"]["message"]
 
 
 async def test_the_async_client_streams_exchange_types(default_system: Cluster) -> None:
