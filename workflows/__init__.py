@@ -7,11 +7,13 @@ from workflows.context import CallContext, cancelled, current_call
 from workflows.errors import WorkflowError
 from workflows.inference.css.workflow import CSSInferenceWorkflow
 from workflows.inference.embedding import EmbeddingWorkflow
+from workflows.inference.hf_client.workflow import HFInferenceClientWorkflow
 from workflows.inference.onnx import ONNXInferenceWorkflow
 from workflows.inference.pipeline import TransformersPipelineWorkflow
 from workflows.inference.speech.bark import BarkHFInferenceWorkflow
 from workflows.inference.speech.tts import AudioInferenceResult, Sentence, TTSInferenceWorkflow
 from workflows.inference.text_generation import TransformersTextGenerationWorkflow
+from workflows.inference.tgi_client.workflow import TGIClientInferenceWorkflow
 from workflows.inference.torch import TorchInferenceWorkflow
 from workflows.resources import Resources
 from workflows.types import (
@@ -55,6 +57,7 @@ __all__ = [
     "EmbeddingWorkflow",
     "Generate",
     "Generated",
+    "HFInferenceClientWorkflow",
     "ImagePart",
     "Message",
     "ONNXInferenceWorkflow",
@@ -67,6 +70,7 @@ __all__ = [
     "Speak",
     "Speech",
     "SpeechChunk",
+    "TGIClientInferenceWorkflow",
     "TTSInferenceWorkflow",
     "TensorSpec",
     "Tensors",

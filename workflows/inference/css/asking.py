@@ -30,11 +30,11 @@ from workflows.types.conversation import Message
 from workflows.types.embed import Embedding
 from workflows.types.text import Generated, TextChunk
 
-__all__ = ["Asking", "Means", "Order", "asking"]
+__all__ = ["END", "Asking", "Means", "Order", "asking"]
 
 _AFTERWORD_S: Final = 2.0
 """How long the usage, and the end of the stream, may take once the answer is whole. Without them it is whole all the same."""
-_END: Final[Any] = object()
+END: Final[Any] = object()
 _NO_MATTER: Final = frozenset({FailureKind.CUT, FailureKind.SILENT})
 
 
@@ -146,7 +146,7 @@ class _Texts(Asking):
         asks = self._takes.usage == "asked"
         body = {**order.body, "stream_options": {"include_usage": True}} if asks else order.body
         async with aclosing(means.client.events(order.path, body)) as events:
-            while (event := await _next(events, reader.answer, means.clock)) is not _END:
+            while (event := await next_event(events, reader.answer, means.clock)) is not END:
                 with _readable():
                     chunk = reader.push(event)
                 yield chunk
@@ -187,16 +187,16 @@ def asking(provider: ProviderName, endpoint: Endpoint, takes: Takes, most: int |
     return kind(provider, endpoint, takes, most)
 
 
-async def _next(events: AsyncGenerator[object], answer: Answer, clock: Clock) -> object:
-    """The next event, or `_END`: also where an answer that is whole breaks off, or goes on without saying anything."""
+async def next_event(events: AsyncGenerator[object], answer: Answer, clock: Clock) -> object:
+    """The next event, or `END`: also where an answer that is whole breaks off, or goes on without saying anything."""
     try:
         async with clock.limit(_AFTERWORD_S if answer.finished else None):
-            return await anext(events, _END)
+            return await anext(events, END)
     except Exception as raised:
         failure = of_exception(raised) if answer.finished else None
         if failure is None or failure.kind not in _NO_MATTER:
             raise
-        return _END
+        return END
 
 
 @contextmanager
