@@ -5,6 +5,7 @@ client -> router -> workflow that asks a remote model -> router of the model -> 
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,13 +16,18 @@ from huggingface_hub import errors as hub_errors
 from text_generation import AsyncClient, Client
 
 from tests.clients.system import System, running
+from tests.workflows.remote.faulty_upstream import Exchange, FaultyUpstream, answer
 from workflows import HFInferenceClientWorkflow, TGIClientInferenceWorkflow
+from workflows.side_loop import SideLoop
 
 pytestmark = [
     pytest.mark.usefixtures("online"),
     pytest.mark.filterwarnings("ignore:The `dict` method is deprecated:pydantic.warnings.PydanticDeprecatedSince20"),
 ]
 PROMPT = "The for statement"
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +118,51 @@ def test_everybody_elses_protocol_reaches_them_as_well(front: System, system: Sy
     assert completion["usage"]["total_tokens"] == sum(
         native["usage"][each] for each in ("prompt_tokens", "completion_tokens")
     )
+
+
+# ---- tasks, over the router to an endpoint that is played ------------------------------------------------------------------
+
+
+async def endpoint(exchange: Exchange) -> None:
+    """Says to every task what belongs to it."""
+    said: dict[str, Any] = {
+        "/tables": {"answer": "1815", "cells": ["1815"], "coordinates": [[0, 0]], "aggregator": "NONE"},
+        "/pictures": [{"label": "cat", "score": 0.75}, {"label": "dog", "score": 0.25}],
+        "/questions": [{"answer": "a cat", "score": 0.5}],
+    }
+    path = exchange.asked.target
+    await (answer(200, PNG, kind="image/png") if path == "/drawn" else answer(200, said[path]))(exchange)
+
+
+@pytest.fixture(scope="module")
+def played() -> Iterator[System]:
+    side, upstream = SideLoop(), FaultyUpstream()
+    upstream.plays(endpoint)
+    side.call(upstream.__aenter__)
+    tasks = {
+        "tables": "table-question-answering",
+        "pictures": "zero-shot-image-classification",
+        "questions": "visual-question-answering",
+        "drawn": "text-to-image",
+    }
+    made: dict[str, Any] = {
+        name: HFInferenceClientWorkflow(task, base_url=f"{upstream.url}/{name}")  # type: ignore[arg-type]
+        for name, task in tasks.items()
+    }
+    with running(made) as system:
+        yield system
+    side.call(upstream.__aexit__, None, None, None)
+    side.close()
+
+
+def test_the_hubs_client_asks_about_tables_and_pictures(played: System) -> None:
+    def client(name: str) -> Any:
+        return InferenceClient(f"http://{played.http}/hf/{name}", timeout=30)
+
+    table = client("tables").table_question_answering({"name": ["Ada"], "born": ["1815"]}, "When was Ada born?")
+    assert (table.answer, table.cells, table.aggregator) == ("1815", ["1815"], "NONE")
+    best, _ = client("pictures").zero_shot_image_classification(PNG, ["cat", "dog"])
+    assert (best.label, best.score) == ("cat", 0.75)
+    (said,) = client("questions").visual_question_answering(PNG, "what is it?")
+    assert said.answer == "a cat"
+    assert client("drawn").text_to_image("a cat").size == (1, 1)

@@ -257,7 +257,7 @@ async def test_conversations_are_those_of_openai() -> None:
         ("embed", {"inputs": ["a", 1]}, "inputs must be a string, a list of strings"),
         ("embed", {"inputs": {"source_sentence": "a"}}, "sentences to compare are"),
         ("embed", {"inputs": {"source_sentence": "a", "sentences": []}}, "sentences must be a list of strings"),
-        ("table-question-answering", PLAIN, "which this protocol has no words for"),
+        ("video-classification", PLAIN, "which this protocol has no words for"),
     ],
 )
 async def test_what_is_refused(task: str, body: Any, message: str) -> None:

@@ -16,6 +16,7 @@ from deployments.router.openapi.parts import (
 )
 from deployments.router.protocols.audio import audio_content
 from deployments.router.protocols.huggingface.requests import OPTIONS
+from deployments.router.protocols.huggingface.singles import SINGLES, Single
 from deployments.router.protocols.huggingface.speech import PARAMETERS as SPEECH_PARAMETERS
 from deployments.router.protocols.huggingface.tasks import FORMS, TRUNCATION, Form
 from deployments.router.protocols.huggingface.vectors import PARAMETERS
@@ -44,6 +45,11 @@ _ANSWERS: Final[dict[str, Json]] = {
     },
     "translation": closed({"translation_text": _TEXT}),
     "zero-shot-classification": closed({"label": _TEXT, "score": _NUMBER}),
+}
+_OBJECTS: Final[Json] = {"type": "array", "items": {"type": "object"}}
+# Of a picture, a recording or a table; each task's fields are in the schema of its workflow.
+_ABOUT_ONE: Final[Json] = {
+    "anyOf": [_OBJECTS, {"type": "object"}, {"type": "array", "items": {"type": ["number", "string"]}}]
 }
 
 
@@ -74,6 +80,10 @@ def hugging_face_schemas() -> Json:
         asked.append(ref(f"{name}Request"))
         answered += [ref(name)] if task == "question-answering" else []
         answered += [whole, {"type": "array", "items": whole}]
+    schemas["HfSingleRequest"] = {"anyOf": [_asked_about_one(single) for single in SINGLES.values()]}
+    asked.append(ref("HfSingleRequest"))
+    schemas["HfSingle"] = _ABOUT_ONE
+    answered.append(ref("HfSingle"))
     return {**schemas, "HfRequest": {"anyOf": asked}, "HfAnswer": {"anyOf": answered}}
 
 
@@ -85,7 +95,8 @@ def _task(operation: str, parameters: list[Json]) -> Json:
     found = _either(operation, summary, "Hf", "TgiEvent", parameters)
     found["requestBody"]["content"]["application/json"]["schema"] = ref("HfRequest")
     found["responses"]["200"]["content"]["application/json"]["schema"] = ref("HfAnswer")
-    found["responses"]["200"]["content"] |= audio_content()
+    pictures = {f"image/{kind}": {"schema": {"type": "string", "format": "binary"}} for kind in ("jpeg", "png", "webp")}
+    found["responses"]["200"]["content"] |= {**audio_content(), **pictures}
     return found
 
 
@@ -122,6 +133,24 @@ def _asked(form: Form) -> Json:
     inputs: Json = {"anyOf": [*single, {"type": "array", "items": {"anyOf": single}, "minItems": 1}]}
     body: Json = {"inputs": inputs, "parameters": closed(parameters, needed)}
     return closed({**body, **_always()}, ["inputs", *(["parameters"] if needed else [])])
+
+
+def _asked_about_one(single: Single) -> Json:
+    """A file's base64 or a text, or an object of what the task is about; some stands beside it."""
+    fields, needed = _fields(single.asks)
+    parameters: Json = {name: fields[name] for name in sorted(single.parameters)}
+    if {"width", "height"} <= single.parameters:
+        parameters["target_size"] = closed({side: fields[side] for side in ("width", "height")}, [])
+    wanted = [name for name in needed if name in single.parameters]
+    beside: Json = {name: fields[ours] for name, ours in (single.beside or {}).items()}
+    body: Json = {**beside, "parameters": closed(parameters, wanted), **_always()}
+    if not single.sources:
+        return closed(body, list(beside))
+    if "" in single.sources:
+        body["inputs"] = fields[single.sources[""]]
+    else:
+        body["inputs"] = closed({name: fields[ours] for name, ours in single.sources.items()})
+    return closed(body, ["inputs", *beside, *(["parameters"] if wanted else [])])
 
 
 def _asked_for_vectors() -> Json:

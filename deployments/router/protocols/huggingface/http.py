@@ -12,6 +12,7 @@ from deployments.router.asking import Workflows
 from deployments.router.directory import Entry
 from deployments.router.protocols.audio import audio_reply
 from deployments.router.protocols.huggingface.requests import Asked, read_body
+from deployments.router.protocols.huggingface.singles import SINGLES, Single
 from deployments.router.protocols.huggingface.speech import speech_input
 from deployments.router.protocols.huggingface.tasks import form_of
 from deployments.router.protocols.huggingface.vectors import PARAMETERS, text_inputs, vectors
@@ -41,6 +42,9 @@ def routes(workflows: Workflows) -> list[Route]:
             return await _asked_together(workflows, request, entry, asked, text_inputs, vectors)
         if card.kind == "speech":
             return await _said(workflows, request, entry, read_body(body))
+        single = SINGLES.get(card.task or "") if card.kind == "task" else None
+        if single is not None:
+            return await _asked_alone(workflows, request, entry, single, body)
         form = form_of(card)
         return await _asked_together(workflows, request, entry, read_body(body), form.inputs, form.answer)
 
@@ -79,6 +83,10 @@ async def _asked_together(
             if isinstance(outcome, WorkflowError):
                 raise outcome
     return json_reply(answer(asked, outcomes))
+
+
+async def _asked_alone(workflows: Workflows, request: Request, entry: Entry, single: Single, body: Any) -> Reply:
+    return single.reply(await workflows.ask(request, entry, single.input(body)))
 
 
 async def _said(workflows: Workflows, request: Request, entry: Entry, asked: Asked) -> Reply:
