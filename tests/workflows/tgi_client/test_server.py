@@ -134,8 +134,9 @@ async def test_a_server_that_is_not_there_is_no_workflow_unless_it_may_come_late
 
 @pytest.mark.parametrize("url", ["127.0.0.1:1", "http://", "http://user@127.0.0.1:1", "http://127.0.0.1/?a=b"])
 def test_an_address_is_one(url: str) -> None:
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInput, match=r"^server_url: ") as caught:
         TGIClientInferenceWorkflow(url)
+    assert caught.value.param == "server_url"
 
 
 # ---- patience, as the predecessor had it -----------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from workflows.async_base import AsyncInferenceWorkflow
 from workflows.card import Card
 from workflows.context import current_call
 from workflows.deadlines import given_up
-from workflows.errors import WorkflowError
+from workflows.errors import InvalidInput, WorkflowError
 from workflows.inference.css.settings import address
 from workflows.inference.tgi_client.library import own_client
 from workflows.inference.tgi_client.settings import RetryParams, ServerFacts, policy_of
@@ -76,7 +76,11 @@ class TGIClientInferenceWorkflow(AsyncInferenceWorkflow[Generate, Generated, Tex
         timeout: Annotated[float, Field(gt=0, le=86_400)] | None = None,
         retry_params: RetryParams | None = None,
     ) -> None:
-        self._address = address("openai-compatible", server_url, key)
+        try:
+            self._address = address("openai-compatible", server_url, key)
+        except InvalidInput as error:  # which knows the option by another name
+            message = error.message.replace("base_url", "server_url", 1)
+            raise InvalidInput(message, param="server_url") from None
         self._key = key
         self._model = model
         self._tokenizer = tokenizer
