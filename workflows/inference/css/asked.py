@@ -7,11 +7,12 @@ from typing import Annotated
 from pydantic import Field
 
 from workflows.types.embed import Embed
+from workflows.types.speech import Speak
 from workflows.types.text import Generate
 
-__all__ = ["AskEmbedding", "AskText", "ModelId"]
+__all__ = ["AskEmbedding", "AskSpeech", "AskText", "ModelId"]
 
-ModelId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,255}$")]
+ModelId = Annotated[str, Field(pattern=r"^[!-~]{1,256}$")]
 
 
 class AskText(Generate):
@@ -26,5 +27,11 @@ class AskText(Generate):
 
 class AskEmbedding(Embed):
     """See `Embed`; `model` as in `AskText`."""
+
+    model: ModelId | None = None
+
+
+class AskSpeech(Speak):
+    """See `Speak`; `model` as in `AskText`."""
 
     model: ModelId | None = None

@@ -30,7 +30,7 @@ from workflows.types.conversation import Message
 from workflows.types.embed import Embedding
 from workflows.types.text import Generated, TextChunk
 
-__all__ = ["END", "Asking", "Means", "Order", "asking"]
+__all__ = ["END", "Asking", "Means", "Order", "writing"]
 
 _AFTERWORD_S: Final = 2.0
 """How long the usage, and the end of the stream, may take once the answer is whole. Without them it is whole all the same."""
@@ -40,11 +40,17 @@ _NO_MATTER: Final = frozenset({FailureKind.CUT, FailureKind.SILENT})
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What a replica asks with; `counter` counts what the provider does not tell."""
+    """What a replica asks with.
+
+    Attributes:
+        counter: Counts what the provider does not tell.
+        open_encoder: See `workflows.inference.speech.encoders`, where something is to be said aloud.
+    """
 
     client: Client
     counter: TokenCounter
     clock: Clock
+    open_encoder: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +188,8 @@ class _Embeddings(Asking):
         return read_embedding(asked, form, tokens)
 
 
-def asking(provider: ProviderName, endpoint: Endpoint, takes: Takes, most: int | None) -> Asking:
+def writing(provider: ProviderName, endpoint: Endpoint, takes: Takes, most: int | None) -> Asking:
+    """For an endpoint that writes text, or vectors."""
     kind = _Embeddings if endpoint == "embeddings" else _Texts
     return kind(provider, endpoint, takes, most)
 

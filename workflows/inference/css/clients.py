@@ -28,11 +28,13 @@ class Client:
     Args:
         sdk: AsyncOpenAI, AsyncAzureOpenAI or AsyncAnthropic.
         stream: The same library's AsyncStream.
+        raw: httpx2.Response: what the library gives where it is not to read an answer.
     """
 
-    def __init__(self, sdk: Any, stream: Any) -> None:
+    def __init__(self, sdk: Any, stream: Any, raw: Any = None) -> None:
         self._sdk = sdk
         self._stream = stream
+        self._raw = raw
 
     async def ask(self, path: str, body: Mapping[str, Any]) -> object:
         """The JSON of an answer, or its text if it is none. Raises what the library does."""
@@ -52,11 +54,27 @@ class Client:
         finally:
             await stream.close()
 
+    async def bytes(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[bytes]:
+        """The bytes of an answer as they come. Raises as `events` does."""
+        options = {"headers": {"accept": "application/octet-stream"}}
+        answer = await self._sdk.post(
+            path, cast_to=self._raw, body=body, options=options, stream=True, stream_cls=self._stream[object]
+        )
+        try:
+            if answer.headers.get("content-type", "").lower().startswith((_EVENTS, "application/json", "text/")):
+                raise UpstreamFailure(FailureKind.MALFORMED, detail="no file, though one was asked for")
+            async for part in answer.aiter_bytes():
+                yield part
+        finally:
+            await answer.aclose()
+
     async def close(self) -> None:
         await self._sdk.close()
 
 
-def openai_client(openai: Any, http: httpx2.AsyncClient, base_url: str, api_version: str | None) -> Client:
+def openai_client(
+    openai: Any, raw: type[httpx2.Response], http: httpx2.AsyncClient, base_url: str, api_version: str | None
+) -> Client:
     """For OpenAI and those who follow it; with a version of the API, for Azure."""
     common = {"api_key": _NO_KEY, "max_retries": 0, "http_client": http, "timeout": None}
     if api_version is None:
@@ -65,7 +83,7 @@ def openai_client(openai: Any, http: httpx2.AsyncClient, base_url: str, api_vers
         sdk = openai.AsyncAzureOpenAI(azure_endpoint=base_url, api_version=api_version, **common)
     sdk.organization = sdk.project = None
     sdk._custom_headers = {}
-    return Client(sdk, openai.AsyncStream)
+    return Client(sdk, openai.AsyncStream, raw)
 
 
 def anthropic_client(anthropic: Any, http: httpx2.AsyncClient, base_url: str, api_version: str | None) -> Client:

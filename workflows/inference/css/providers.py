@@ -24,8 +24,8 @@ __all__ = [
     "takes",
 ]
 
-Endpoint = Literal["chat", "completions", "embeddings"]
-ENDPOINTS: Final[tuple[Endpoint, ...]] = ("chat", "completions", "embeddings")
+Endpoint = Literal["chat", "completions", "embeddings", "speech"]
+ENDPOINTS: Final[tuple[Endpoint, ...]] = ("chat", "completions", "embeddings", "speech")
 ProviderName = Literal[
     "anthropic",
     "azure",
@@ -155,15 +155,18 @@ _OPENAI_COMPLETIONS: Final = Takes(
     logprobs="number",
 )
 _OPENAI_EMBEDDINGS: Final = Takes("/embeddings", _same("dimensions", tokens="input"), base64=True)
+_OPENAI_SPEECH: Final = Takes("/audio/speech", {})
 _OPENAI: Final[Mapping[Endpoint, Takes]] = {
     "chat": _OPENAI_CHAT,
     "completions": _OPENAI_COMPLETIONS,
     "embeddings": _OPENAI_EMBEDDINGS,
+    "speech": _OPENAI_SPEECH,
 }
 _COMPATIBLE: Final[Mapping[Endpoint, Takes]] = {
     "chat": replace(_OPENAI_CHAT, parameters={**_OPENAI_CHAT.parameters, "max_tokens": "max_tokens"}, most_stops=16),
     "completions": replace(_OPENAI_COMPLETIONS, most_stops=16, most_logprobs=20),
     "embeddings": replace(_OPENAI_EMBEDDINGS, base64=False),
+    "speech": _OPENAI_SPEECH,
 }
 _ANTHROPIC_CHAT: Final = Takes(
     "/v1/messages",

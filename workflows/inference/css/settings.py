@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 
 from workflows.errors import InvalidInput
 from workflows.inference.css.providers import PROVIDERS, Changes, Endpoint, ProviderName, Takes, takes
+from workflows.inference.css.speech import OPENAI_VOICES
 from workflows.remote.address import origin_of
 from workflows.remote.secret import SecretRef
 
-__all__ = ["address", "taken"]
+__all__ = ["address", "taken", "voices_of"]
 
 
 def taken(provider: ProviderName, endpoint: Endpoint, api_version: str | None, changes: Changes) -> Takes:
@@ -46,6 +48,13 @@ def address(provider: ProviderName, base_url: str | None, key: SecretRef | None)
             f"base_url: a key would go to {origin.host} for everybody to read: use https", param="base_url"
         )
     return url.rstrip("/")
+
+
+def voices_of(provider: ProviderName, voices: list[str] | None) -> Sequence[str]:
+    """Raises InvalidInput where nobody says which there are."""
+    if voices is None and PROVIDERS[provider].base_url is None and provider != "azure":
+        raise InvalidInput("voices: which does the server have?", param="voices")
+    return voices or OPENAI_VOICES
 
 
 def _is_loopback(host: str) -> bool:

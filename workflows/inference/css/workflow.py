@@ -19,7 +19,7 @@ from workflows.card import Card
 from workflows.context import cancelled
 from workflows.errors import Cancelled, InvalidInput, ModelNotFound
 from workflows.inference.css.asked import ModelId
-from workflows.inference.css.asking import Means, Order, asking
+from workflows.inference.css.asking import Asking, Means, Order, writing
 from workflows.inference.css.clients import Client, anthropic_client, key_header, openai_client
 from workflows.inference.css.parameters import ours_for
 from workflows.inference.css.providers import (
@@ -31,7 +31,8 @@ from workflows.inference.css.providers import (
     UsageInStreams,
 )
 from workflows.inference.css.request_form import has_request_form, read_request_form
-from workflows.inference.css.settings import address, taken
+from workflows.inference.css.settings import address, taken, voices_of
+from workflows.inference.css.speech import Speaking
 from workflows.models.finding import check_model, resolve_model
 from workflows.models.sources import ModelSources
 from workflows.remote.clock import SYSTEM_CLOCK, Clock
@@ -48,9 +49,9 @@ __all__ = ["CSSInferenceWorkflow"]
 class CSSInferenceWorkflow(AsyncInferenceWorkflow[Exchange, Exchange, Any]):
     """Asks a model that somebody else serves: OpenAI, Anthropic, Gemini, Mistral, and whoever speaks as OpenAI does.
 
-    Its kind is that of its endpoint: `generate` for `chat` and `completions`, `embed` for `embeddings`. What the provider
-    does not have is refused by its name. Requests may also come in the form `{provider, endpoint, model, params}`; they choose
-    neither provider nor key nor address.
+    Its kind is that of its endpoint: `generate` for `chat` and `completions`, `embed` for `embeddings`, `speech`. What the
+    provider does not have is refused by its name. Requests may also come in the form `{provider, endpoint, model, params}`;
+    they choose neither provider nor key nor address.
 
     Args:
         provider: Whose API it is; `openai-compatible` is any that follows OpenAI's, at `base_url`.
@@ -63,6 +64,7 @@ class CSSInferenceWorkflow(AsyncInferenceWorkflow[Exchange, Exchange, Any]):
             `top_p` and `top_k`.
         max_new_tokens: No answer is longer than this, whatever was asked for; `anthropic` has 4096 where nobody says it.
         context_tokens: Prompt and answer together, for the card; the provider holds the limit.
+        voices: For `speech`: who callers may have speak, the first one where they do not say; by default OpenAI's own.
         parameters: Where a model is not like its provider's others: what callers may ask, by the name that the provider has
             for it; `refused` if it does not take it, `dropped` to leave it out without telling the caller.
         stream_usage: Whether streams tell their usage when `asked`, by themselves (`told`) or not at all (`untold`).
@@ -92,6 +94,10 @@ class CSSInferenceWorkflow(AsyncInferenceWorkflow[Exchange, Exchange, Any]):
         api_version: Annotated[str, Field(pattern=r"^[0-9A-Za-z.-]{1,64}$")] | None = None,
         max_new_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None,
         context_tokens: Annotated[int, Field(ge=1)] | None = None,
+        voices: Annotated[
+            list[Annotated[str, Field(min_length=1, max_length=256)]], Field(min_length=1, max_length=1024)
+        ]
+        | None = None,
         parameters: Annotated[
             dict[ParameterName, Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]], Field(max_length=64)
         ]
@@ -109,7 +115,10 @@ class CSSInferenceWorkflow(AsyncInferenceWorkflow[Exchange, Exchange, Any]):
         self._api_version = api_version
         self._takes = taken(provider, endpoint, api_version, Changes(parameters or {}, stream_usage))
         self._endpoint: Endpoint = endpoint
-        self._asking = asking(provider, endpoint, self._takes, max_new_tokens)
+        if endpoint == "speech":
+            self._asking: Asking = Speaking(provider, self._takes, voices_of(provider, voices))
+        else:
+            self._asking = writing(provider, endpoint, self._takes, max_new_tokens)
         self._max_new_tokens = max_new_tokens
         self._context_tokens = context_tokens
         self._tokenizer = tokenizer
@@ -126,6 +135,8 @@ class CSSInferenceWorkflow(AsyncInferenceWorkflow[Exchange, Exchange, Any]):
 
     async def do_setup(self) -> None:
         """Read the key and open the library's client. Asks the provider nothing: each question costs."""
+        import httpx2
+
         from workflows.remote.transport import http_client
 
         counter = TokenCounter()
@@ -149,8 +160,11 @@ class CSSInferenceWorkflow(AsyncInferenceWorkflow[Exchange, Exchange, Any]):
         else:
             import openai
 
-            self._client = openai_client(openai, http, self._base_url, self._api_version)
-        self._means = Means(self._client, counter, self.clock)
+            self._client = openai_client(openai, httpx2.Response, http, self._base_url, self._api_version)
+        encoders: Any = None
+        if self._endpoint == "speech":
+            from workflows.inference.speech import encoders
+        self._means = Means(self._client, counter, self.clock, encoders and encoders.open_encoder)
         self._upstream = Upstream(self._provider, self._policy, clock=self.clock)
 
     async def do_teardown(self) -> None:
@@ -205,6 +219,8 @@ class CSSInferenceWorkflow(AsyncInferenceWorkflow[Exchange, Exchange, Any]):
             "max_new_tokens": self._max_new_tokens,
             "tells_tokens": self._takes.parameters.get("top_logprobs") is not None,
         }
+        if isinstance(self._asking, Speaking):
+            known["voices"] = list(self._asking.voices)
         return super().card(name, summary).model_copy(update=known)
 
     @property
