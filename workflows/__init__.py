@@ -11,6 +11,7 @@ from workflows.inference.hf_client.workflow import HFInferenceClientWorkflow
 from workflows.inference.onnx import ONNXInferenceWorkflow
 from workflows.inference.pipeline import TransformersPipelineWorkflow
 from workflows.inference.speech.bark import BarkHFInferenceWorkflow
+from workflows.inference.speech.transformers_tts import TransformersTTSWorkflow
 from workflows.inference.speech.tts import AudioInferenceResult, Sentence, TTSInferenceWorkflow
 from workflows.inference.text_generation import TransformersTextGenerationWorkflow
 from workflows.inference.tgi_client.workflow import TGIClientInferenceWorkflow
@@ -84,6 +85,7 @@ __all__ = [
     "ToolName",
     "TorchInferenceWorkflow",
     "TransformersPipelineWorkflow",
+    "TransformersTTSWorkflow",
     "TransformersTextGenerationWorkflow",
     "Usage",
     "WorkflowError",
