@@ -57,8 +57,9 @@ def build_workflow(args: WorkflowArgs) -> AnyWorkflow:
         raise ConfigError(f"args.options: {_said(cause)}") from cause
 
 
-def check_workflow(args: WorkflowArgs) -> None:
-    """Raises ConfigError for an option that is wrong or names a file that is not here; loads no model.
+def check_workflow(args: WorkflowArgs) -> AnyWorkflow:
+    """The configured workflow, not set up. Raises ConfigError for an option that is wrong or names a file that is not here;
+    loads no model.
 
     Builders do not ask for the files: they may run on another machine of the cluster than the one that has them.
     """
@@ -67,6 +68,7 @@ def check_workflow(args: WorkflowArgs) -> None:
         workflow.check_files()
     except (Exception, SystemExit) as cause:
         raise ConfigError(f"args.options: {_said(cause)}") from cause
+    return workflow
 
 
 def _checked_options(cls: type[AnyWorkflow], options: dict[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from deployments.strict_yaml import read_mapping
 from deployments.workflow_rules import (
     PlannedWorkflow,
     alias_complaints,
+    ladder_complaints,
     root_complaints,
     traffic_complaints,
     version_complaints,
@@ -116,6 +117,7 @@ def _examine_applications(schema: ServeDeploySchema, content: dict[str, Any], re
     names = {app.name for app in schema.applications}
     report.complaints += alias_complaints(workflows, names)
     report.complaints += version_complaints(workflows, names)
+    report.complaints += ladder_complaints(workflows, names)
     report.complaints += _traffic(content, workflows)
     for router in routers:
         report.complaints += root_complaints(router.args.tgi_root, workflows, f"{router.where}.args.tgi_root")
@@ -129,8 +131,8 @@ def _workflow(app: ServeApplicationSchema, where: str) -> PlannedWorkflow:
     """Raises ConfigError."""
     parsed(Name, app.name, "name")
     args: WorkflowArgs = parsed(WorkflowArgs, app.args, "args")
-    check_workflow(args)
-    return PlannedWorkflow(where, app.name, args, _number(app, "graceful_shutdown_timeout_s", WORKFLOW_GRACE_S))
+    grace_s = _number(app, "graceful_shutdown_timeout_s", WORKFLOW_GRACE_S)
+    return PlannedWorkflow(where, app.name, args, grace_s, check_workflow(args))
 
 
 def _router(app: ServeApplicationSchema, written: dict[str, Any], where: str) -> PlannedRouter:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from workflows.card import Batching
+from workflows.card import Batching, Preserved
 
 __all__ = ["GrpcArgs", "Limits", "Name", "RouterArgs", "RouterSettings", "TlsArgs", "WorkflowArgs", "WorkflowSettings"]
 
@@ -39,6 +39,9 @@ class WorkflowArgs(_Closed):
         options: Its constructor's keyword arguments.
         version_of: The name under which callers find it as one of several, each with its own `version`; by default its
             application's own.
+        fallbacks: Applications that answer in its place when it cannot: of the same kind, and keeping to what it `preserves`.
+            Their own fallbacks are not asked.
+        preserves: What its answers keep to; each kind needs its own part of that to have fallbacks, or to be one.
         setup_timeout_s: A setup that takes longer has failed.
         stuck_after_s: A model call that takes longer makes the replica unhealthy, so that Serve replaces it.
     """
@@ -49,6 +52,8 @@ class WorkflowArgs(_Closed):
     aliases: list[Alias] = Field(default_factory=list, max_length=16)
     version: Version = "1"
     version_of: Name | None = None
+    fallbacks: list[Name] = Field(default_factory=list, max_length=4)
+    preserves: Preserved = Field(default_factory=Preserved)
     setup_timeout_s: float = Field(default=600.0, gt=0)
     stuck_after_s: float = Field(default=300.0, gt=0)
 

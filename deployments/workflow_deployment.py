@@ -10,7 +10,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
 from dataclasses import asdict, astuple
-from typing import Any
+from typing import Any, Final
 
 import ray
 from ray import serve
@@ -82,6 +82,10 @@ class SetupFailed(RuntimeError):
         super().__init__(f"{self.MARK}{said}{self.END}")
 
 
+_TOLD: Final = ("aliases", "version", "version_of", "fallbacks", "preserves")
+"""What the card says of where the workflow is deployed, by the names of `WorkflowArgs`."""
+
+
 @serve.deployment(
     max_ongoing_requests=UNBOUNDED,
     max_constructor_retry_count=3,
@@ -101,7 +105,7 @@ class WorkflowDeployment:
         try:
             workflow = build_workflow(config)
             workflow.resources = allotted()
-            self._told = {"aliases": config.aliases, "version": config.version, "version_of": config.version_of}
+            self._told = {name: getattr(config, name) for name in _TOLD}
             context = serve.get_replica_context()
             replica = context.replica_id.unique_id
             self._runner = Runner(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["BatchCost", "Batching", "Card", "Signature", "TensorSpec"]
+__all__ = ["BatchCost", "Batching", "Card", "Preserved", "Signature", "TensorSpec"]
 
 
 class Batching(BaseModel):
@@ -52,6 +52,31 @@ class BatchCost(BaseModel):
     batches: int
 
 
+class Preserved(BaseModel):
+    """What of its answers a workflow keeps to, as its operator declares it: another one may answer in its place if it keeps
+    to the same.
+
+    Attributes:
+        embedding_space: A name for the space that vectors lie in, the model's for example. Vectors of two spaces mean
+            nothing to each other.
+        dimensions: Of its vectors.
+        labels: All that it may give.
+        context_length: Tokens that it reads and writes altogether.
+        least_context_length: How long the context of whoever answers in its place must be; None is as long as its own.
+        contract: A name for what inputs and outputs mean, for kinds of which no trait above says that.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    embedding_space: str | None = Field(default=None, min_length=1, max_length=256)
+    dimensions: int | None = Field(default=None, ge=1, le=1 << 20)
+    labels: list[Annotated[str, Field(min_length=1, max_length=1024)]] | None = Field(
+        default=None, min_length=1, max_length=65536
+    )
+    context_length: int | None = Field(default=None, ge=1, le=1 << 30)
+    least_context_length: int | None = Field(default=None, ge=1, le=1 << 30)
+    contract: str | None = Field(default=None, min_length=1, max_length=256)
+
+
 class Card(BaseModel):
     """A workflow's description. Schemas are JSON Schema of the native protocol's bodies.
 
@@ -70,6 +95,8 @@ class Card(BaseModel):
         version: Its own, and `version_of` the name under which it is one of several; None where it is the only one.
         signature: For kind `tensors`, once the model is known.
         aliases: Other names it answers to, where it is deployed.
+        fallbacks: Which other workflows answer in its place when it cannot, the first one first, where it is deployed.
+        preserves: What whoever answers in its place has to keep to.
         max_queue: Items that may wait in one replica of it, where it is deployed.
         batch_costs: What a replica has learned of its batches, for each bucket by size, those used last first.
     """
@@ -96,6 +123,8 @@ class Card(BaseModel):
     version_of: str | None = None
     signature: Signature | None = None
     aliases: list[str] = Field(default_factory=list)
+    fallbacks: list[str] = Field(default_factory=list)
+    preserves: Preserved = Preserved()
     max_queue: int | None = None
     batch_costs: list[list[BatchCost]] = Field(default_factory=list)
 

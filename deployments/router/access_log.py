@@ -12,7 +12,7 @@ import logging.handlers
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -45,6 +45,8 @@ class Logged(Protocol):
     @property
     def workflow(self) -> str: ...
     @property
+    def served_by(self) -> Sequence[str]: ...
+    @property
     def status(self) -> int: ...
     @property
     def code(self) -> str: ...
@@ -75,6 +77,7 @@ class AccessLog:
             "route": request.path,
             "protocol": request.protocol,
             "workflow": request.workflow,
+            "served_by": request.served_by,
             "status": request.status,
             "code": request.code,
             "ms": round(seconds * 1e3, 3),

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -18,9 +18,11 @@ from typing import Any, Final
 
 from deployments.router.caller import Caller
 from deployments.router.directory import Directory, Entry
+from deployments.router.fallback import is_over, leads_on, rungs, stands_aside
 from deployments.router.metrics import Metrics
 from deployments.router.request import Request
 from deployments.router.sse import END_MARK, json_event, send_events
+from deployments.router.token_counts import StreamCount, count_answer
 from deployments.router.watch import Watch
 from deployments.statistics import Statistics
 from workflows.card import Card
@@ -36,7 +38,6 @@ GRACE_S: Final = 1.0
 _SECONDS: Final = re.compile(rb"[0-9]{1,6}(\.[0-9]{1,6})?")
 _TRACEPARENT: Final = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _SESSION: Final = re.compile(rb"[!-~]{1,128}")
-_READING: Final = ("embed", "task")
 _RETRY_S: Final[Mapping[str, float]] = {"failed": 30.0}
 
 
@@ -83,20 +84,19 @@ class Workflows:
         """One plain input to one plain output. Raises the error tree."""
         left = _seconds(caller, caller.limits.deadline_s, at_most_s)
         with Watch(left + GRACE_S, caller.receive):
-            output = await entry.dispatcher.inference(input_data, _call(caller, caller.call_id, left))
-        self._count_tokens(entry, output)
-        return output
+            return await self._asked(caller, entry, input_data, caller.call_id, time.monotonic() + left)
 
     async def ask_all(
         self, caller: Caller, entry: Entry, inputs: Sequence[Any | WorkflowError], *, at_most_s: float | None = None
     ) -> list[Any | WorkflowError]:
         """One outcome per input, in order, all asked at once; an input that is an error already is its own outcome."""
         left = _seconds(caller, caller.limits.deadline_s, at_most_s)
+        deadline = time.monotonic() + left
 
         async def one(index: int, input_data: Any) -> Any:
             if isinstance(input_data, WorkflowError):
                 return input_data
-            return await entry.dispatcher.inference(input_data, _call(caller, f"{caller.call_id}-{index}", left))
+            return await self._asked(caller, entry, input_data, f"{caller.call_id}-{index}", deadline)
 
         with Watch(left + GRACE_S, caller.receive):
             outcomes = await asyncio.gather(*map(one, range(len(inputs)), inputs), return_exceptions=True)
@@ -104,8 +104,6 @@ class Workflows:
             if isinstance(outcome, BaseException) and not isinstance(outcome, WorkflowError):
                 log.error("request %s: member %d failed", caller.id, index, exc_info=outcome)
                 outcomes[index] = WorkflowError()
-            else:
-                self._count_tokens(entry, outcome)
         return outcomes
 
     def chunks(
@@ -120,7 +118,7 @@ class Workflows:
         if not self.card(entry).streams:
             raise Unsupported("this workflow does not stream")
         call_id = caller.call_id if member is None else f"{caller.call_id}-{member}"
-        return self._counted(entry, entry.dispatcher.stream(input_data, _call(caller, call_id, at_most_s)))
+        return self._streamed(caller, entry, input_data, call_id, time.monotonic() + at_most_s)
 
     async def stream(
         self,
@@ -166,23 +164,66 @@ class Workflows:
         """How long a stream of this caller may take."""
         return _seconds(caller, caller.limits.stream_s, at_most_s)
 
-    async def _counted(self, entry: Entry, groups: AsyncGenerator[list[Any]]) -> AsyncGenerator[list[Any]]:
-        async with aclosing(groups):
-            async for group in groups:
-                self._count_tokens(entry, group[-1])
-                yield group
+    async def _asked(self, caller: Caller, entry: Entry, input_data: Any, call_id: str, deadline: float) -> Any:
+        """One answer, of this workflow or of whoever answers in its place. Raises the error of the one that was asked for."""
+        first: WorkflowError | None = None
+        for rung in self._ladder(caller, entry, streaming=False):
+            try:
+                output = await rung.dispatcher.inference(input_data, _call(caller, call_id, deadline))
+            except WorkflowError as error:
+                if rung is entry:
+                    if not leads_on(entry, error):
+                        raise
+                    first = error
+                elif is_over(error):
+                    raise
+                log.info("request %s: workflow %s failed: %s", caller.id, rung.name, error.code)
+                continue
+            self._served(caller, entry, rung)
+            count_answer(self.metrics, rung, caller.key.id, output)
+            return output
+        raise first or WorkflowError()
 
-    def _count_tokens(self, entry: Entry, output: Any) -> None:
-        """Answers and last chunks of text workflows carry `usage`, those of workflows that only read `tokens`."""
-        if not isinstance(output, dict):
-            return
-        usage = output.get("usage")
-        if isinstance(usage, dict):
-            prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-            if type(prompt) is int and type(completion) is int:
-                self.metrics.tokens(entry.name, prompt, completion)
-        elif entry.card is not None and entry.card.kind in _READING and type(output.get("tokens")) is int:
-            self.metrics.tokens(entry.name, output["tokens"], 0)
+    async def _streamed(
+        self, caller: Caller, entry: Entry, input_data: Any, call_id: str, deadline: float
+    ) -> AsyncGenerator[list[Any]]:
+        """The same for a stream: who has begun to answer is followed by nobody."""
+        first: WorkflowError | None = None
+        for rung in self._ladder(caller, entry, streaming=True):
+            begun = False
+            count = StreamCount(self.metrics, rung, caller.key.id)
+            try:
+                async with aclosing(rung.dispatcher.stream(input_data, _call(caller, call_id, deadline))) as groups:
+                    async for group in groups:
+                        if not begun:
+                            begun = True
+                            self._served(caller, entry, rung)
+                        count.add(group)
+                        yield group
+                return
+            except WorkflowError as error:
+                if begun or (not leads_on(entry, error) if rung is entry else is_over(error)):
+                    raise
+                if rung is entry:
+                    first = error
+                log.info("request %s: workflow %s failed: %s", caller.id, rung.name, error.code)
+            finally:
+                count.end()
+        raise first or WorkflowError()
+
+    def _ladder(self, caller: Caller, entry: Entry, *, streaming: bool) -> Iterator[Entry]:
+        """Whom to ask, in order: the workflow itself, which nobody waits for while it is away, and its fallbacks."""
+        aside = stands_aside(entry)
+        if not aside:
+            yield entry
+        yield from rungs(self.directory, entry, partial(_may_use, caller), _session(caller), streaming=streaming)
+        if aside:
+            yield entry
+
+    def _served(self, caller: Caller, entry: Entry, rung: Entry) -> None:
+        caller.answered_by(rung.name, degraded=rung is not entry)
+        if rung is not entry:
+            self.metrics.fell(entry.name, rung.name)
 
 
 def _may_use(caller: Caller, entry: Entry) -> bool:
@@ -207,11 +248,12 @@ def _seconds(caller: Caller, allowed: float, at_most_s: float | None = None) -> 
     return allowed if at_most_s is None else min(allowed, at_most_s)
 
 
-def _call(caller: Caller, call_id: str, seconds: float) -> CallContext:
+def _call(caller: Caller, call_id: str, deadline: float) -> CallContext:
+    """`deadline`: by `time.monotonic()`."""
     trace = caller.headers.get(b"traceparent")
     return CallContext(
         request_id=call_id,
-        deadline=time.monotonic() + seconds,
+        deadline=deadline,
         key_id=caller.key.id,
         session_id=_session(caller),
         traceparent=trace.decode() if trace is not None and _TRACEPARENT.fullmatch(trace) else None,

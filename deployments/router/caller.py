@@ -28,6 +28,7 @@ class Caller:
         session: What the conversation that this belongs to is called, where a protocol has a word for that; others say it
             with the header `x-conversation-id`.
         workflow: For metrics and the log: a name of the directory, or empty. Protocols set it.
+        served_by: The workflows that have answered, `degraded` once one of them did so in another's place.
         status: What the protocol's own status line says.
         code: What became of it: `ok` or an error's code.
     """
@@ -42,7 +43,22 @@ class Caller:
     receive: Receive | None = None
     session: str | None = None
     workflow: str = ""
+    served_by: tuple[str, ...] = ()
+    degraded: bool = False
     status: int = 0
     code: str = "ok"
     bytes_out: int = 0
     chunks: int = 0
+
+    def answered_by(self, name: str, *, degraded: bool) -> None:
+        """Note who has answered, or begun to."""
+        if name not in self.served_by:
+            self.served_by = (*self.served_by, name)
+        self.degraded |= degraded
+
+    def marks(self) -> list[tuple[str, str]]:
+        """The headers, or metadata, that tell the caller who has answered."""
+        if not self.served_by:
+            return []
+        served = [("x-served-by", ", ".join(self.served_by))]
+        return [*served, ("x-degraded", "true")] if self.degraded else served

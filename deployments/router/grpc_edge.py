@@ -187,7 +187,7 @@ class GrpcEdge(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC comes with
             self._watch_sending(call, len(answer))
         if method.conversing is not None:
             await self._converse(method.conversing, Conversation(call, self._settle))
-        call.context.set_trailing_metadata((("x-request-id", call.id),))
+        call.context.set_trailing_metadata((("x-request-id", call.id), *call.marks()))
         return answer
 
     async def _converse(

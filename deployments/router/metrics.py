@@ -1,7 +1,8 @@
 """What the router counts, and its Prometheus text. A count is a few dictionary look-ups; everything else waits for a scrape.
 
 Labels are bounded: workflow names come from the directory, unknown ones are never labels, and beyond
-`MAX_WORKFLOWS` different ones further names are counted as `other`. Belongs to the router's event loop.
+`MAX_WORKFLOWS` different ones further names are counted as `other`; keys are those that are or were configured, by their id.
+Belongs to the router's event loop.
 
 Replicas of the router that share a port are scraped by chance, one or the other: every series says with the label
 `replica` whose it is, so that none looks as if it went backwards. Sum over it; a replica that is gone adds nothing more.
@@ -26,6 +27,8 @@ __all__ = ["CONTENT_TYPE", "Metrics"]
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 MAX_WORKFLOWS: Final = 512
+MAX_KEYS: Final = 1024
+_DIRECTIONS: Final = ("prompt", "completion", "cut")
 SECONDS: Final = (
     0.0005,
     0.001,
@@ -69,15 +72,15 @@ class _Histogram:
 
 
 class _PerWorkflow:
-    __slots__ = ("batch", "by_size", "completion_tokens", "model", "prompt_tokens", "queue")
+    __slots__ = ("batch", "by_size", "falls", "model", "queue", "tokens")
 
     def __init__(self) -> None:
         self.queue = _Histogram(SECONDS)
         self.model = _Histogram(SECONDS)
         self.batch = _Histogram(ITEMS)
         self.by_size: dict[int, tuple[int, float]] = {}  # items in batches of up to so many, and the model's seconds
-        self.prompt_tokens = 0
-        self.completion_tokens = 0
+        self.tokens: dict[str, list[int]] = {}  # by key: as in _DIRECTIONS
+        self.falls: dict[str, int] = {}  # by the workflow that answered in its place
 
 
 class Metrics(Collector):
@@ -123,10 +126,20 @@ class Metrics(Collector):
             items, seconds = found.by_size.get(size, (0, 0.0))
             found.by_size[size] = items + 1, seconds + timing.model_s / timing.batch_size
 
-    def tokens(self, workflow: str, prompt: int, completion: int) -> None:
-        found = self._of(workflow)
-        found.prompt_tokens += prompt
-        found.completion_tokens += completion
+    def tokens(self, workflow: str, key: str, prompt: int, completion: int, cut: int = 0) -> None:
+        """What an answer took. `cut`: tokens, at the least, of one that was not finished, so that it did not say."""
+        by_key = self._of(workflow).tokens
+        if key not in by_key and len(by_key) >= MAX_KEYS:
+            key = "other"
+        counted = by_key.setdefault(key, [0, 0, 0])
+        counted[0] += prompt
+        counted[1] += completion
+        counted[2] += cut
+
+    def fell(self, workflow: str, to: str) -> None:
+        """Another workflow has answered in the place of this one."""
+        falls = self._of(workflow).falls
+        falls[to] = falls.get(to, 0) + 1
 
     def exposition(self) -> bytes:
         """Everything as Prometheus text."""
@@ -175,7 +188,15 @@ class Metrics(Collector):
             "The model's time for those items: divided by their number it falls with `size` where batching pays.",
             labels=["workflow", "size"],
         )
-        tokens = CounterMetricFamily("infernet_tokens", "Tokens read and made.", labels=["workflow", "direction"])
+        tokens = CounterMetricFamily(
+            "infernet_tokens",
+            "Tokens read (prompt) and made (completion), by the id of the caller's key; and of answers that broke off or were "
+            "left before they said how many they were, how many had come at least (cut).",
+            labels=["workflow", "key", "direction"],
+        )
+        falls = CounterMetricFamily(
+            "infernet_fallbacks", "Answers of another workflow, in the place of this one.", labels=["workflow", "to"]
+        )
         for name, found in self._workflows.items():
             queue.add_metric([name], found.queue.cumulated(), found.queue.total)
             model.add_metric([name], found.model.cumulated(), found.model.total)
@@ -183,10 +204,12 @@ class Metrics(Collector):
             for size, (items, seconds) in sorted(found.by_size.items()):
                 sized.add_metric([name, str(size)], items)
                 shares.add_metric([name, str(size)], seconds)
-            if found.prompt_tokens or found.completion_tokens:
-                tokens.add_metric([name, "prompt"], found.prompt_tokens)
-                tokens.add_metric([name, "completion"], found.completion_tokens)
-        yield from (queue, model, batch, sized, shares, tokens)
+            for key, counted in found.tokens.items():
+                for direction, count in zip(_DIRECTIONS, counted, strict=True):
+                    tokens.add_metric([name, key, direction], count)
+            for to, count in found.falls.items():
+                falls.add_metric([name, to], count)
+        yield from (queue, model, batch, sized, shares, tokens, falls)
 
     def _collect_entries(self) -> Iterator[Metric]:
         replicas = GaugeMetricFamily("infernet_workflow_replicas", "Replicas that run.", labels=["workflow"])

@@ -80,10 +80,11 @@ class Request(Caller):
     async def begin(self, status: int, headers: Headers) -> None:
         """Send the status line and headers. Raises Cancelled if the caller has left.
 
-        What every answer has is added here, to streams and errors as well: the request id, and whatever else there will be
-        (OpenAI's clients look for `x-ratelimit-*` once there are limits).
+        What every answer has is added here, to streams and errors as well: the request id, who has answered, and whatever else
+        there will be (OpenAI's clients look for `x-ratelimit-*` once there are limits).
         """
         headers = [*headers, (b"x-request-id", self.id.encode())]
+        headers += [(name.encode(), value.encode()) for name, value in self.marks()]
         if (b"connection", b"close") not in headers and (self.unread or self.closing()):
             headers.append((b"connection", b"close"))
         self.answered = True

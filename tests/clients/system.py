@@ -61,6 +61,7 @@ class System:
 
     Attributes:
         workflows: Those behind it, for a test to ask by itself, while nobody else does.
+        told: What cards say of where their workflow is deployed, by its name.
         http, grpc: Host and port.
         caller, channel: For requests that no official client sends.
     """
@@ -70,6 +71,7 @@ class System:
     channel: Any = None
     http: str = ""
     grpc: str = ""
+    told: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     _runners: dict[str, Runner] = field(default_factory=dict)
     _loop: asyncio.AbstractEventLoop | None = None
 
@@ -87,8 +89,9 @@ class System:
             runner = self._runners[name] = Runner(workflow, name)
             await runner.start()
             dispatcher = Dispatcher(LocalClient(runner))
-            dispatcher.configure(runner.card, 1)
-            directory.put(Entry(name, dispatcher, "ready", card=runner.card, replicas=1))
+            card = runner.card.model_copy(update=self.told.get(name, {}))
+            dispatcher.configure(card, 1)
+            directory.put(Entry(name, dispatcher, "ready", card=card, replicas=1))
         metrics = Metrics(entries=directory)
         app = build_app(directory, args, keys, metrics)
         grpc_args = GrpcArgs(port=0)
@@ -111,10 +114,13 @@ class System:
 
 @contextmanager
 def running(
-    workflows: Mapping[str, Workflow], args: RouterArgs | None = None, keys: Keys | None = None
+    workflows: Mapping[str, Workflow],
+    args: RouterArgs | None = None,
+    keys: Keys | None = None,
+    told: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Iterator[System]:
     """A system on a thread of its own."""
-    system, ready, failed = System(workflows, httpx.Client()), threading.Event(), []
+    system, ready, failed = System(workflows, httpx.Client(), told=told or {}), threading.Event(), []
     loop, leave = uvloop.new_event_loop(), asyncio.Event()
 
     def run() -> None:

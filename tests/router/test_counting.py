@@ -79,9 +79,10 @@ async def test_every_series_says_which_replica_it_is_of() -> None:
     metrics.observe_request("native", "m", "ok", 0.1)
     metrics.observe_request("native", "m", "invalid", 0.1)
     metrics.observe_outcome("m", Timing(0.1, 0.1, 1))
-    metrics.tokens("m", 1, 1)
+    metrics.tokens("m", "key", 1, 1)
+    metrics.fell("m", "n")
     families = list(text_string_to_metric_families(metrics.exposition().decode()))
-    assert len(families) == 13
+    assert len(families) == 14
     for family in families:
         assert {sample.labels["replica"] for sample in family.samples} == {"a1b2"}
 
@@ -104,12 +105,12 @@ def test_workflows_that_come_and_go_for_ever_become_other() -> None:
     for i in range(MAX_WORKFLOWS + 50):
         metrics.observe_request("native", f"w{i}", "ok", 0.1)
         metrics.observe_outcome(f"w{i}", Timing(0.1, 0.1, 1))
-        metrics.tokens(f"w{i}", 1, 1)
+        metrics.tokens(f"w{i}", "key", 1, 1)
     lines = metrics.exposition().decode().splitlines()
     found = samples("\n".join(line for line in lines if line.startswith("#") or '"other"' in line) + "\n")
     assert found["infernet_requests_total", ("ok", "native", "other")] == 50
     assert found["infernet_batch_items_count", ("other",)] == 50
-    assert found["infernet_tokens_total", ("prompt", "other")] == 50
+    assert found["infernet_tokens_total", ("prompt", "key", "other")] == 50
 
 
 async def test_the_state_of_each_workflow_is_shown() -> None:
@@ -154,7 +155,9 @@ async def test_workflows_that_only_read_count_their_tokens(kind: str, counted: i
     house = Front()
     house.add("m", ScriptedClient(read), kind=kind)
     await house.post(PATH, [{"text": "a"}, {"text": "b"}])
-    assert samples((await house.get("/metrics")).text).get(("infernet_tokens_total", ("prompt", "m"))) == counted
+    assert (
+        samples((await house.get("/metrics")).text).get(("infernet_tokens_total", ("prompt", "anyone", "m"))) == counted
+    )
 
 
 async def test_one_line_per_request_says_everything_but_what_was_said() -> None:
@@ -173,6 +176,7 @@ async def test_one_line_per_request_says_everything_but_what_was_said() -> None:
         "route": "/v1/workflows/{name}/inference",
         "protocol": "native",
         "workflow": "m",
+        "served_by": ["m"],
         "status": 200,
         "code": "ok",
         "bytes_in": len(answer.request.content),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from typing import Any
 
@@ -12,8 +13,9 @@ import pytest
 
 from tests.router.grpc_front import RPCS, failure, infer_request, listening, text_request, until
 from tests.router.router_front import Front, ScriptedClient
+from workflows.card import Preserved
 from workflows.context import CallContext
-from workflows.errors import NotReady
+from workflows.errors import NotReady, UpstreamFailed
 
 CODE = grpc.StatusCode
 ABSENT: list[dict[str, Any]] = [{"name": "absent"}, {"name": ""}, {"name": "m", "version": "2"}]
@@ -53,6 +55,30 @@ async def test_health_and_metadata() -> None:
         for name in ("ModelReady", "ModelMetadata"):
             for fields in ABSENT:
                 assert (await failure(caller.ask(name, **fields))).code() == CODE.NOT_FOUND
+
+
+async def test_who_has_answered_is_told_in_metadata() -> None:
+    async def fails(input_data: Any, call: CallContext) -> Any:
+        raise UpstreamFailed
+
+    front = Front()
+    front.add("api", ScriptedClient(fails), kind="tensors")
+    front.add("local", kind="tensors")
+    kept = Preserved(contract="the same")
+    for name, fallbacks in (("api", ["local"]), ("local", [])):
+        entry = front.directory.find(name)
+        assert entry.card is not None
+        entry.card = entry.card.model_copy(update={"fallbacks": fallbacks, "preserves": kept})
+    async with listening(front) as it, it.caller() as caller:
+        for name, marks in (
+            ("local", {"x-served-by": "local"}),
+            ("api", {"x-served-by": "local", "x-degraded": "true"}),
+        ):
+            call = caller.call("ModelInfer", infer_request(name))
+            assert (await call).model_name == name
+            told = dict(await call.trailing_metadata())
+            assert {key: told[key] for key in told.keys() & {"x-served-by", "x-degraded"}} == marks
+    assert [line["served_by"] for line in map(json.loads, front.lines.texts)] == [["local"], ["local"]]
 
 
 async def test_the_server_is_not_ready_while_it_drains() -> None:

@@ -255,5 +255,5 @@ async def test_usage_in_the_last_chunk_is_counted() -> None:
     script.put([{"text": "a", "finish_reason": None, "usage": None}], [{"text": "b", "usage": usage}], None)
     await house.post(PATH, {})
     text = house.metrics.exposition().decode()
-    assert 'infernet_tokens_total{direction="prompt",replica="0",workflow="m"} 3.0' in text
-    assert 'infernet_tokens_total{direction="completion",replica="0",workflow="m"} 2.0' in text
+    assert 'infernet_tokens_total{direction="prompt",key="anyone",replica="0",workflow="m"} 3.0' in text
+    assert 'infernet_tokens_total{direction="completion",key="anyone",replica="0",workflow="m"} 2.0' in text
