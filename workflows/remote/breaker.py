@@ -39,7 +39,9 @@ class Permit:
         self._breaker._left(self._era)
 
     def succeeded(self) -> None:
-        self._tell(failed=False)
+        """Counts once."""
+        if not self._counted:
+            self._tell(failed=False)
 
     def failed(self) -> None:
         """After `succeeded` as well: an answer may begin well and then break off."""

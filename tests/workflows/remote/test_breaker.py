@@ -96,6 +96,7 @@ def test_it_lets_a_few_through_after_a_while_and_closes_when_they_succeed() -> N
     with pytest.raises(Overloaded):
         seen.breaker.enter()
     first.succeeded()
+    first.succeeded()
     assert seen.state() is BreakerState.HALF_OPEN
     second.succeeded()
     assert seen.state() is BreakerState.CLOSED
