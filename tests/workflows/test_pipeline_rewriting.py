@@ -67,6 +67,7 @@ def test_company_changes_nothing(root: Path, plain: TransformersPipelineWorkflow
         assert isinstance(answer, Rewritten)
         expected = written(root, "plain", text, plain, **{"max_new_tokens": 20, "min_new_tokens": 0} | options)
         assert answer.text == text_of(plain, expected)
+        assert answer.usage is not None
         assert answer.usage.completion_tokens <= options.get("max_new_tokens", 20)
     assert len({answer.text for answer in answers if isinstance(answer, Rewritten)}) > 1
 
