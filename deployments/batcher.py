@@ -161,7 +161,8 @@ class Batcher:
         except Exception as error:  # noqa: BLE001 - whatever the workflow's own objects raise
             raise as_error(error, entrant.call.request_id) from None
         self._arrived += 1
-        entrant.arrived, entrant.number, entrant.bucket = now, self._arrived, bucket
+        entrant.arrived = entrant.arrived or now  # some were held back before
+        entrant.number, entrant.bucket = self._arrived, bucket
         self._queue[entrant] = bucket.line[entrant] = None
         bucket.cost += entrant.load.cost
         if bucket.full(self._limits):

@@ -53,7 +53,7 @@ class Statistics:
 
     Attributes:
         success: From an item's arrival at the first router or replica to its answer.
-        queue: Until the model's thread, or its place among the `concurrency`, was free for it.
+        queue: Until what it needs was there, and the model's thread, or its place among the `concurrency`, free for it.
         compute_input: Validation and preprocessing. A stream's is in `compute_infer`.
         compute_infer: The model. Of a stream: while a chunk was being made, not while its reader took its time.
         compute_output: Postprocessing, and bringing the answer into its plain form.

@@ -62,6 +62,8 @@ class AsyncInferenceWorkflow(BaseInferenceWorkflow[In, Out, Chunk]):
         for name, hook in _FINAL.items():
             if getattr(cls, name) is not getattr(AsyncInferenceWorkflow, name):
                 raise TypeError(f"{cls.__name__}.{name} is final: define {hook} instead")
+        if cls.prerequisite is not BaseInferenceWorkflow.prerequisite:
+            raise TypeError(f"{cls.__name__}: an async workflow has no `prerequisite`: it waits in its hooks")
         if cls.do_run_batch is not BaseInferenceWorkflow.do_run_batch or cls.batching is not None:
             raise TypeError(
                 f"{cls.__name__}: an async workflow forms no batches: define do_run_model, which runs for up to "

@@ -274,7 +274,8 @@ class BaseInferenceWorkflow(ABC, Generic[In, Out, Chunk]):
     def prerequisite(self, input_data: In) -> Prerequisite | None:
         """What else must have happened before this parsed input is run, such as that its model is loaded; None is nothing.
 
-        Called on any thread, also while hooks run; must not wait. Who calls hooks directly need not ask: they wait themselves.
+        Deployments of sync workflows ask for it before whole answers, not streams; in any thread, also while hooks run. Must
+        not wait; the hooks do, where nobody has asked.
         """
         return None
 

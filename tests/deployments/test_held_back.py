@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from concurrent.futures import Future
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from deployments.batcher import Entrant
 from deployments.client import Item, Outcome
 from deployments.config import WorkflowSettings
 from deployments.local import LocalClient
@@ -55,9 +57,11 @@ class Held:
 
         return asyncio.create_task(one())
 
-    async def ask_held(self, text: str, **call: Any) -> tuple[asyncio.Task[Outcome], Future[None]]:
+    async def ask_held(
+        self, text: str, first: Future[None] | None = None, **call: Any
+    ) -> tuple[asyncio.Task[Outcome], Future[None]]:
         """Asked for something that waits, and seen to wait."""
-        first = self.workflow.first[text] = Future()
+        first = self.workflow.first[text] = first or Future()
         waited = self.runner.figures().waiting
         task = self.ask(text, **call)
         while self.runner.figures().waiting == waited:
@@ -130,6 +134,31 @@ async def test_only_so_many_wait(held: Held) -> None:
     for task, first in waiting:
         first.set_result(None)
         assert (await task).error is None
+
+
+async def test_who_leaves_leaves_nothing_behind(held: Held) -> None:
+    first: Future[None] = Future()
+    for _ in range(20):
+        task, _ = await held.ask_held("large", first)
+        held.runner.cancel(["r-large"])
+        await task
+        assert held.runner.figures().waiting == 0
+    del task
+    gc.collect()
+    assert [thing for thing in gc.get_objects() if isinstance(thing, Entrant)] == []
+    first.set_result(None)
+
+
+async def test_the_wait_counts_as_time_in_the_queue(held: Held) -> None:
+    task, first = await held.ask_held("slow")
+    since = time.monotonic()
+    while (waited := time.monotonic() - since) < 0.05:
+        await asyncio.sleep(0)
+    first.set_result(None)
+    assert (await task).timing.queue_s >= waited
+    statistics = held.runner.statistics()
+    assert statistics.queue.ns >= waited * 1e9
+    assert statistics.compute_input.ns < waited * 1e9
 
 
 async def test_a_hook_that_fails_fails_its_item(held: Held) -> None:

@@ -437,3 +437,11 @@ def test_sync_names_do_not_harm_what_was_set_up_by_async_names() -> None:
         assert workflow.notes == ["setup", "teardown"]
 
     run(life)
+
+
+def test_nothing_is_done_before_an_async_workflow_but_by_its_hooks() -> None:
+    with pytest.raises(TypeError, match="Bad: an async workflow has no `prerequisite`"):
+
+        class Bad(AsyncInferenceWorkflow[int, int]):
+            def prerequisite(self, input_data: int) -> None:
+                return None
