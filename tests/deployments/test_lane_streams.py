@@ -58,45 +58,43 @@ async def test_a_slow_reader_slows_its_own_producer_only() -> None:
         assert first + flat([group async for group in slow]) == list(range(10_000))
 
 
-async def test_a_reader_does_not_answer_every_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    granted: list[int] = []
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[Message]:
+    """What the two ends of all lanes say."""
+    heard: list[Message] = []
     send = Connection.send
 
-    def heard(connection: Connection, message: Message) -> int:
-        if isinstance(message, Credit):
-            granted.append(message.amount)
+    def listening(connection: Connection, message: Message) -> int:
+        heard.append(message)
         return send(connection, message)
 
-    monkeypatch.setattr(Connection, "send", heard)
+    monkeypatch.setattr(Connection, "send", listening)
+    return heard
+
+
+async def test_a_reader_does_not_answer_every_chunk(said: list[Message]) -> None:
     runner = Runner(Ticking(), "ticking")
     await runner.start()
     async with lane_to(runner) as lane:
         groups, _ = await read(lane, item(1000))
     assert flat(groups) == list(range(1000))
     assert len(groups) > 500
+    granted = [message.amount for message in said if isinstance(message, Credit)]
     assert len(granted) <= 4 * 1000 / CREDIT
     assert min(granted) >= CREDIT / 4
 
 
 async def test_the_first_chunk_leaves_at_once_and_what_follows_without_a_wait_travels_together(
-    monkeypatch: pytest.MonkeyPatch,
+    said: list[Message],
 ) -> None:
-    said: list[list[int]] = []
-    send = Connection.send
-
-    def heard(connection: Connection, message: Message) -> int:
-        if isinstance(message, Chunks):
-            said.append(list(message.chunks))
-        return send(connection, message)
-
-    monkeypatch.setattr(Connection, "send", heard)
     runner = Runner(Counter(), "counter")
     await runner.start()
     async with lane_to(runner) as lane:
         groups, _ = await read(lane, item(1000))
-    assert said[0] == [0]
-    assert flat(said) == flat(groups) == list(range(1000))
-    assert len(said) < 500
+    sent = [message.chunks for message in said if isinstance(message, Chunks)]
+    assert sent[0] == [0]
+    assert flat(sent) == flat(groups) == list(range(1000))
+    assert len(sent) < 500
 
 
 class SpoilsOne(AsyncInferenceWorkflow[int, list[Any], Any]):
