@@ -185,7 +185,6 @@ class ThreadedDrive:
             await asyncio.sleep(max(left, STUCK_LOOK_S))
         log.error("the model has not returned for %g s: stopping without it", self._thread.busy_s())
         self._batcher.close()
-        self._held.let_go()
         self._thread.abandon(ReplicaLost(may_have_run=True))
 
     async def _tear_down(self) -> None:

@@ -135,7 +135,7 @@ class ModelsOnDemand:
         return ref
 
     def prerequisite(self, parameters: Mapping[str, Any]) -> Prerequisite | None:
-        """The loading of the model that a request names, which begins with this. In any thread."""
+        """The loading of the model that a request names, which begins with this. In any thread. Raises Overloaded."""
         try:
             ref = self.named(parameters)
         except WorkflowError:

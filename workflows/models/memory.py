@@ -132,11 +132,10 @@ class ModelMemory(Generic[T]):
 
     def loading(self, key: Hashable, load: Callable[[MakeRoom], Loaded[T]]) -> Prerequisite | None:
         """Have a model loaded, as `lease` does, without waiting. None where there is nothing to wait for: it is there, or a
-        lease is refused at once."""
+        lease is refused at once. Raises Overloaded where very many others are being loaded."""
         with self._changed:
             refused_until, _ = self._refused.get(key, (0.0, None))
-            full = key not in self._loads and len(self._loads) >= _MAX_LOADS
-            if self._closed or key in self._entries or refused_until > self._clock() or full:
+            if self._closed or key in self._entries or refused_until > self._clock():
                 return None
             going = self._going(key, load)
             left = going.began + self._patience_s - self._clock()

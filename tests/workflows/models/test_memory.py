@@ -229,6 +229,9 @@ def test_so_many_loads_and_no_more(models: Models) -> None:
             use(memory, str(number), models.load("m", 1, before=lambda: go.wait(10)), wait_s=0)
     with pytest.raises(Overloaded):
         use(memory, "64", models.load("m", 1))
+    with pytest.raises(Overloaded):
+        memory.loading("64", models.load("m", 1))
+    assert memory.loading("63", models.load("m", 1)) is not None  # one that goes on already
     go.set()
     models.wait(lambda: len(models.loaded) == 64)
 
