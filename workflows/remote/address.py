@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
 
-__all__ = ["BaseUrl", "Origin", "checked_url", "origin_of"]
+__all__ = ["PORTS", "BaseUrl", "Origin", "checked_url", "origin_of"]
 
 _HOST: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?\.?")
-_PORTS: Final = {"http": 80, "https": 443}
+PORTS: Final = {"http": 80, "https": 443}
 
 
 class Origin(NamedTuple):
@@ -46,14 +46,14 @@ def origin_of(url: str) -> Origin:
         or not url.isascii()
         or not url.isprintable()
         or " " in url
-        or parsed.scheme not in _PORTS
+        or parsed.scheme not in PORTS
         or not (_HOST.fullmatch(host) or _is_ip(host))
         or "@" in parsed.netloc
         or "?" in url
         or "#" in url
     ):
         raise ValueError(_WANTED)
-    return Origin(parsed.scheme, host, port or _PORTS[parsed.scheme])
+    return Origin(parsed.scheme, host, port or PORTS[parsed.scheme])
 
 
 _WANTED: Final = "give http:// or https://, a host and a path, without user, query or fragment"

@@ -15,7 +15,7 @@ from typing import Final, cast
 import httpx2
 
 from workflows.errors import InvalidInput
-from workflows.remote.address import Origin, origin_of
+from workflows.remote.address import PORTS, Origin, origin_of
 from workflows.remote.clock import SYSTEM_CLOCK, Clock
 from workflows.remote.failures import FailureKind, UpstreamFailure, of_status
 from workflows.remote.logs import keep_bodies_out
@@ -92,7 +92,7 @@ def _origin(url: str) -> Origin:
 
 
 def _origin_of(url: httpx2.URL) -> Origin:
-    return Origin(url.scheme, url.host.lower(), url.port or {"http": 80, "https": 443}.get(url.scheme, 0))
+    return Origin(url.scheme, url.host.lower(), url.port or PORTS.get(url.scheme, 0))
 
 
 class _Transport(httpx2.AsyncBaseTransport):
@@ -154,12 +154,15 @@ class _Transport(httpx2.AsyncBaseTransport):
         content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
         if 300 <= status < 400 or status < 200:
             raise UpstreamFailure(FailureKind.MALFORMED, status=status, detail="redirects are not followed")
+        packed = headers.get("content-encoding", "identity").lower() != "identity"
         most = self._policy.max_body_bytes
         excess = UpstreamFailure(FailureKind.TOO_LARGE, status=status)
         if status >= 400:
             most = min(most, _MAX_ERROR_BYTES)
             excess = of_status(status, headers)
-        elif headers.get("content-encoding", "identity").lower() != "identity":
+            if packed:  # what it would unpack to has no bound, and the status says enough
+                raise excess
+        elif packed:
             raise UpstreamFailure(FailureKind.MALFORMED, status=status, detail="packed, though it was asked not to be")
         elif content_type == "text/html":
             raise UpstreamFailure(FailureKind.MALFORMED, status=status, detail="a page instead of an answer")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import logging
 import socket
 import ssl
@@ -179,6 +180,15 @@ async def test_a_long_body_of_an_error_is_not_read_to_its_end(upstream: FaultyUp
         assert (response.status_code, response.json()) == (400, {"error": {"param": "n"}})
 
 
+@pytest.mark.parametrize("packing", ["gzip", "GZIP", "identity, gzip", "br"])
+async def test_a_packed_error_is_not_unpacked(packing: str, upstream: FaultyUpstream) -> None:
+    """A few bytes would become as many as the upstream likes, and its bound is one of bytes that came."""
+    upstream.plays(answer(429, gzip.compress(bytes(10_000_000)), {"content-encoding": packing, "retry-after": "3"}))
+    async with client_of(upstream.url) as client:
+        failure = await failure_of(client.get(upstream.url))
+        assert (failure.kind, failure.retry_after_s) == (FailureKind.LIMITED, 3.0)
+
+
 @pytest.mark.parametrize(
     "step",
     [
@@ -202,12 +212,7 @@ async def test_an_answer_that_never_begins(upstream: FaultyUpstream) -> None:
     async with client_of(upstream.url, clock=clock, first_byte_s=10.0) as client:
         task = asyncio.create_task(failure_of(client.get(upstream.url, timeout=0.001)))
         await upstream.until(lambda seen: seen.busy == 1)
-        clock.advance(9.9)
-        await quiescence()
-        assert not task.done()
-        clock.advance(0.1)
-        assert (await task).kind is FailureKind.SILENT
-        await upstream.until(lambda seen: seen.connections == 0)
+        await _require_patience(10.0, task, clock, upstream)
 
 
 async def test_an_answer_that_stops(upstream: FaultyUpstream) -> None:
@@ -221,12 +226,19 @@ async def test_an_answer_that_stops(upstream: FaultyUpstream) -> None:
         assert await anext(lines) == "data: 1"
         task = asyncio.create_task(failure_of(_rest(lines)))
         await quiescence()
-        clock.advance(9.9)
-        await quiescence()
-        assert not task.done()
-        clock.advance(0.1)
-        assert (await task).kind is FailureKind.SILENT
-        await upstream.until(lambda seen: seen.connections == 0)
+        await _require_patience(10.0, task, clock, upstream)
+
+
+async def _require_patience(
+    seconds: float, task: asyncio.Task[UpstreamFailure], clock: HandClock, upstream: FaultyUpstream
+) -> None:
+    """The silence is given up after so long and not before, and the connection with it."""
+    clock.advance(seconds - 0.1)
+    await quiescence()
+    assert not task.done()
+    clock.advance(0.1)
+    assert (await task).kind is FailureKind.SILENT
+    await upstream.until(lambda seen: seen.connections == 0)
 
 
 async def _rest(lines: Any) -> None:
