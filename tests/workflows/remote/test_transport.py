@@ -58,13 +58,14 @@ async def failure_of(work: Any) -> UpstreamFailure:
 
 async def test_the_key_is_put_in_last_and_nobody_elses(upstream: FaultyUpstream) -> None:
     async with client_of(upstream.url, key=KEY) as client:
-        headers = {"Authorization": "Bearer x", "X-Api-Key": "x", "api-key": "x", "Cookie": "x=x", "X-Other": "kept"}
+        theirs = ("X-Api-Key", "api-key", "x-goog-api-key", "Cookie", "Proxy-Authorization")
+        headers = {"Authorization": "Bearer x", **dict.fromkeys(theirs, "x=x"), "X-Other": "kept"}
         await client.post(upstream.url + "/v1", headers=headers)
         assert "sk-1" not in repr(client.headers)
     (request,) = upstream.asked
     assert request.headers["authorization"] == "Bearer sk-1"
     assert request.headers["x-other"] == "kept"
-    assert not {"x-api-key", "api-key", "cookie"} & request.headers.keys()
+    assert not {name.lower() for name in theirs} & request.headers.keys()
 
 
 async def test_the_key_in_another_header(upstream: FaultyUpstream) -> None:
@@ -160,6 +161,15 @@ async def test_how_long_an_answer_may_be(size: int, chunked: bool, upstream: Fau
             assert (await failure_of(client.get(upstream.url))).kind is FailureKind.TOO_LARGE
 
 
+async def test_an_answer_that_is_too_long_is_hung_up_on_by_itself(upstream: FaultyUpstream) -> None:
+    """Whoever reads it may have left it lying."""
+    upstream.plays(parts([b"x" * 2000], Exchange.until_left, kind="audio/wav"))
+    async with client_of(upstream.url, max_body_bytes=1024) as client:
+        response = await client.send(client.build_request("GET", upstream.url), stream=True)
+        assert (await failure_of(response.aread())).kind is FailureKind.TOO_LARGE
+        await upstream.until(lambda seen: seen.connections == 0)
+
+
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
 async def test_how_long_a_line_may_be(end: bytes, upstream: FaultyUpstream) -> None:
     async with client_of(upstream.url, max_line_bytes=1024) as client:
@@ -203,6 +213,7 @@ async def test_what_no_api_answers(step: Any, upstream: FaultyUpstream) -> None:
     async with client_of(upstream.url) as client:
         failure = await failure_of(client.get(upstream.url))
         assert (failure.kind, failure.retryable) == (FailureKind.MALFORMED, False)
+        await upstream.until(lambda seen: seen.connections == 0)
     assert upstream.asked[0].headers["accept-encoding"] == "identity"
 
 

@@ -155,6 +155,7 @@ async def test_a_caller_who_has_left_asks_nothing() -> None:
     with working_for(call), pytest.raises(Cancelled):
         await script.ask()
     assert script.attempts == []
+    assert script.upstream.statistics().in_flight == 0
 
 
 async def passing(script: Script, seconds: float, work: Coroutine[Any, Any, Any]) -> Any:
@@ -328,6 +329,29 @@ async def test_an_upstream_that_keeps_failing_is_left_alone_and_tried_again(capl
     assert await script.ask() == "answer"
     assert script.upstream.statistics().breaker is BreakerState.CLOSED
     assert "upstream test: breaker closed" in caplog.text
+
+
+async def test_who_stands_in_line_when_it_opens_asks_nothing() -> None:
+    script = Script(failure(), max_concurrent=1, attempts=1, breaker={"failures": 1, "open_s": 10.0})
+    gate = asyncio.Event()
+
+    async def fails(attempt: Attempt) -> None:
+        await gate.wait()
+        raise failure()
+
+    first = asyncio.create_task(script.upstream.ask(fails))
+    await quiescence()
+    line = [asyncio.create_task(script.ask()) for _ in range(3)]
+    await quiescence()
+    assert script.upstream.statistics().waiting == 3
+    gate.set()
+    with pytest.raises(UpstreamFailed):
+        await first
+    for waiting in line:
+        with pytest.raises(Overloaded, match="keeps failing"):
+            await waiting
+    assert script.attempts == []
+    assert script.upstream.statistics().in_flight == 0
 
 
 async def test_who_has_failed_is_told_why_and_not_that_the_breaker_is_open() -> None:
