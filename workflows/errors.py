@@ -15,6 +15,7 @@
     |-- DeadlineExceeded          deadline     the caller's time ran out; `may_have_run` says whether work began
     |-- Cancelled                 cancelled    the caller left; nobody hears this
     |-- UpstreamFailed            upstream     a remote model answered badly or not at all
+    |   `-- UpstreamSilent        deadline     it took longer than its operator gives it; it may have run
     `-- BadOutput                 bad_output   the model gave something that must not be passed on
 
 Messages are for callers: no library text, path, pid or address. The cause goes to the log, as `__cause__`.
@@ -41,6 +42,7 @@ __all__ = [
     "Unloaded",
     "Unsupported",
     "UpstreamFailed",
+    "UpstreamSilent",
     "WorkflowError",
     "error_types",
 ]
@@ -180,6 +182,13 @@ class Cancelled(WorkflowError):
 class UpstreamFailed(WorkflowError):
     code = "upstream"
     default_message = "the upstream model failed"
+
+
+class UpstreamSilent(UpstreamFailed):
+    """To a caller a deadline has passed, if not theirs; to everybody else the upstream has failed, and others may answer."""
+
+    code = "deadline"
+    default_message = "the upstream model did not answer in time"
 
 
 class BadOutput(WorkflowError):

@@ -26,6 +26,7 @@ from workflows.errors import (
     Unloaded,
     Unsupported,
     UpstreamFailed,
+    UpstreamSilent,
     WorkflowError,
     error_types,
 )
@@ -48,6 +49,7 @@ ANSWERS: list[tuple[WorkflowError, int, str, bool]] = [
     (NotReady("no"), 503, "loading", True),
     (Unloaded("no"), 503, "loading", False),
     (DeadlineExceeded("no"), 504, "deadline", False),
+    (UpstreamSilent("no"), 504, "deadline", False),
 ]
 
 
@@ -104,7 +106,8 @@ def test_headers_that_belong_to_an_error() -> None:
     assert NATIVE.headers(TooLarge()) == [(b"connection", b"close")]
     assert (b"accept-encoding", b"identity") in NATIVE.headers(UnsupportedMediaType())
     assert NATIVE.headers(DeadlineExceeded()) == []
-    assert NATIVE.headers(DeadlineExceeded(may_have_run=True)) == [(b"x-should-retry", b"false")]
+    for kind in (DeadlineExceeded, UpstreamSilent):
+        assert NATIVE.headers(kind(may_have_run=True)) == [(b"x-should-retry", b"false")]
 
 
 async def test_messages_are_cut_and_never_break_the_answer() -> None:

@@ -29,6 +29,7 @@ from workflows.errors import (
     Unloaded,
     Unsupported,
     UpstreamFailed,
+    UpstreamSilent,
     WorkflowError,
 )
 
@@ -98,7 +99,9 @@ async def test_who_has_answered_is_told() -> None:
     assert "x-served-by" not in (await house.get("/v1/models")).headers
 
 
-@pytest.mark.parametrize("error", [UpstreamFailed, Overloaded, ReplicaLost, NotReady, Unloaded, RateLimited])
+@pytest.mark.parametrize(
+    "error", [UpstreamFailed, UpstreamSilent, Overloaded, ReplicaLost, NotReady, Unloaded, RateLimited]
+)
 async def test_another_answers_where_the_workflow_cannot(error: type[WorkflowError]) -> None:
     house = House()
     house.api.error = error()

@@ -8,7 +8,17 @@ import pytest
 
 from deployments.wire import decode_error, encode_error
 from workflows import errors
-from workflows.errors import InvalidInput, NotReady, Overloaded, ReplicaLost, Unsupported, WorkflowError, error_types
+from workflows.errors import (
+    InvalidInput,
+    NotReady,
+    Overloaded,
+    ReplicaLost,
+    Unsupported,
+    UpstreamFailed,
+    UpstreamSilent,
+    WorkflowError,
+    error_types,
+)
 
 FIELDS = [
     {"param": None, "retry_after_s": None, "may_have_run": False},
@@ -55,6 +65,7 @@ def test_only_errors_that_pass_by_themselves_say_when_to_come_back() -> None:
 def test_more_special_errors_can_be_caught_as_the_general_one() -> None:
     assert issubclass(Unsupported, InvalidInput)
     assert issubclass(ReplicaLost, Overloaded)
+    assert issubclass(UpstreamSilent, UpstreamFailed)
 
 
 def test_a_message_is_cut_at_512_characters() -> None:

@@ -2,7 +2,7 @@
 
     kind        the caller hears                again?    speaks against the upstream?
     refused     UpstreamFailed                  yes       yes   no connection
-    silent      UpstreamFailed                  no        yes   it took longer than the policy allows; it may still run
+    silent      UpstreamSilent                  no        yes   it took longer than the policy allows; it may still run
     cut         UpstreamFailed                  yes       yes   the answer broke off, or never began
     malformed   UpstreamFailed                  no        yes   an answer that cannot be read
     too_large   UpstreamFailed                  no        no    a longer answer, or line, than the policy allows
@@ -32,6 +32,7 @@ from workflows.errors import (
     ModelNotFound,
     RateLimited,
     UpstreamFailed,
+    UpstreamSilent,
     WorkflowError,
 )
 
@@ -67,7 +68,7 @@ _MEANINGS: Final[Mapping[FailureKind, _Meaning]] = {
     FailureKind.REFUSED: _Meaning(
         UpstreamFailed, "the upstream model cannot be reached", retryable=True, counts=True, ran=False
     ),
-    FailureKind.SILENT: _Meaning(UpstreamFailed, "the upstream model did not answer in time", counts=True),
+    FailureKind.SILENT: _Meaning(UpstreamSilent, UpstreamSilent.default_message, counts=True),
     FailureKind.CUT: _Meaning(UpstreamFailed, "the upstream model broke off its answer", retryable=True, counts=True),
     FailureKind.MALFORMED: _Meaning(UpstreamFailed, "the upstream model's answer cannot be read", counts=True),
     FailureKind.TOO_LARGE: _Meaning(UpstreamFailed, "the upstream model's answer is larger than allowed"),

@@ -15,7 +15,7 @@ from typing import Any, Final
 import grpc
 
 from deployments.router.refusals import MethodNotAllowed
-from workflows.errors import DeadlineExceeded, WorkflowError
+from workflows.errors import WorkflowError
 
 __all__ = [
     "GRPC",
@@ -95,7 +95,7 @@ class ErrorTable:
             headers.append((b"connection", b"close"))
         elif isinstance(error, MethodNotAllowed):
             headers.append((b"allow", error.allowed.encode()))
-        if error.may_have_run and isinstance(error, DeadlineExceeded):
+        if error.may_have_run and error.code == "deadline":
             headers.append((b"x-should-retry", b"false"))  # official SDKs repeat a 5xx by themselves
         return headers
 
@@ -269,7 +269,7 @@ class GrpcErrorTable:
                 ("retry-after", str(_whole_seconds(error.retry_after_s))),
                 ("grpc-retry-pushback-ms", str(milliseconds)),
             ]
-        if error.may_have_run and isinstance(error, DeadlineExceeded):
+        if error.may_have_run and error.code == "deadline":
             return [("x-should-retry", "false"), ("grpc-retry-pushback-ms", NEVER)]
         return []
 

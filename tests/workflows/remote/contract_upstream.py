@@ -45,6 +45,7 @@ from workflows.errors import (
     ModelNotFound,
     RateLimited,
     UpstreamFailed,
+    UpstreamSilent,
     WorkflowError,
 )
 from workflows.remote.clock import Clock
@@ -204,10 +205,10 @@ FAULTS: Final[Sequence[Fault]] = [
     Fault("no_such_model", _says(404), ModelNotFound),
     Fault("rejected", _says(400, f"not this: {PROMPT}"), InvalidInput),
     Fault("nobody_listens", None, attempts=0),
-    Fault("silent", lambda d, s: silence, passes_s=30.0),
+    Fault("silent", lambda d, s: silence, UpstreamSilent, passes_s=30.0),
     Fault("silent_until_the_deadline", lambda d, s: silence, DeadlineExceeded, passes_s=11.0, within_s=10.0),
-    Fault("says_nothing", _body(b": ping\n\n", then=Exchange.until_left), passes_s=30.0),
-    Fault("stalls", _begins(Exchange.until_left), begun=True, passes_s=30.0),
+    Fault("says_nothing", _body(b": ping\n\n", then=Exchange.until_left), UpstreamSilent, passes_s=30.0),
+    Fault("stalls", _begins(Exchange.until_left), UpstreamSilent, begun=True, passes_s=30.0),
     Fault("stalls_until_the_deadline", _begins(Exchange.until_left), DeadlineExceeded, True, 11.0, within_s=10.0),
     Fault("reset_at_once", lambda d, s: Exchange.reset, attempts=2),
     Fault("reset_within", _begins(Exchange.reset), begun=True, attempts=2),

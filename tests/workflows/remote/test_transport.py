@@ -325,8 +325,11 @@ async def test_who_connects_to_nobody_waits_for_as_long_as_the_policy_says() -> 
         assert failure.kind is FailureKind.REFUSED
 
 
-async def test_a_certificate_of_nobody_is_refused_unless_the_operator_vouches_for_it(tmp_path: Path) -> None:
+async def test_a_certificate_of_nobody_is_refused_unless_the_operator_vouches_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cert, key = _certificate(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(cert))  # the environment's word is not the operator's
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(cert, key)
     async with FaultyUpstream(tls=context) as upstream:
