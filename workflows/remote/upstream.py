@@ -247,7 +247,7 @@ class Upstream:
         raise problem
 
     def _told_apart(self, run: _Run, raised: Exception, expired: bool, silent: bool) -> UpstreamFailure | WorkflowError:
-        if expired and isinstance(raised, TimeoutError):
+        if expired:  # whatever a library has made of being cancelled for it
             return UpstreamFailure(FailureKind.SILENT) if silent else run.late()
         failure = of_exception(raised)
         if failure is not None:

@@ -24,6 +24,7 @@ from workflows.errors import (
     Overloaded,
     RateLimited,
     UpstreamFailed,
+    UpstreamSilent,
     WorkflowError,
 )
 from workflows.remote.breaker import BreakerState
@@ -172,6 +173,28 @@ async def test_a_silent_upstream_is_given_up_at_the_deadline() -> None:
         await passing(script, 10.0, within(9.0, script.ask))
     assert caught.value.may_have_run is True
     assert len(script.attempts) == 1
+
+
+async def test_being_given_up_is_no_failure_of_another_kind_whatever_a_library_makes_of_it() -> None:
+    script = Script("", first_byte_s=20.0)
+
+    async def breaks(attempt: Attempt) -> AsyncGenerator[str]:
+        script.attempts.append(attempt)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise ConnectionResetError from None
+        yield ""
+
+    async def ask() -> None:
+        async with aclosing(script.upstream.stream(breaks)) as items:
+            await anext(items)
+
+    with pytest.raises(DeadlineExceeded):
+        await passing(script, 10.0, within(9.0, ask))
+    with pytest.raises(UpstreamSilent):
+        await passing(script, 20.0, ask())
+    assert len(script.attempts) == 2
 
 
 async def test_a_call_ends_when_the_policy_says() -> None:
