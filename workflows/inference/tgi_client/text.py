@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from workflows.errors import WorkflowError
 from workflows.inference.hub_chat import TGI_CHAT, chat_pieces, chat_request, whole_chat
-from workflows.inference.tgi_client.library import Body
+from workflows.inference.tgi_client.own_client import Body
 from workflows.inference.tgi_client.session import Call
 from workflows.inference.tgi_failures import failure_in_stream
 from workflows.inference.tgi_wire import TgiStream, parameters_of, prompt_of, told_usage, whole_answer

@@ -19,7 +19,7 @@ from workflows.context import current_call
 from workflows.deadlines import given_up
 from workflows.errors import InvalidInput, WorkflowError
 from workflows.inference.css.settings import address
-from workflows.inference.tgi_client.library import own_client
+from workflows.inference.tgi_client.own_client import own_client
 from workflows.inference.tgi_client.settings import RetryParams, ServerFacts, policy_of
 from workflows.inference.tgi_client.text import TgiText
 from workflows.models.finding import check_model, resolve_model
