@@ -10,8 +10,8 @@ from typing import Any
 
 from deployments.batch_curve import CurvePoint
 from deployments.client import Item, Outcome, Timing
+from deployments.collector import collect_cycles
 from deployments.config import WorkflowSettings
-from deployments.loading import collect_cycles
 from deployments.statistics import Counts, Meter
 from deployments.wire import plain, plain_chunk
 from workflows.async_base import AsyncInferenceWorkflow

@@ -9,7 +9,6 @@ A change belongs to the replica: who asked for it may leave, and it goes on. Kno
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from collections.abc import Callable, Coroutine
 from copy import copy
@@ -19,7 +18,7 @@ from typing import Any, Final, Literal, Protocol
 from deployments.standing import LoadState, Standing
 from workflows.errors import DeadlineExceeded, NotReady, ReplicaLost, Unloaded, WorkflowError
 
-__all__ = ["Loading", "collect_cycles", "why_setup_failed"]
+__all__ = ["Loading", "why_setup_failed"]
 
 log = logging.getLogger(__name__)
 
@@ -218,12 +217,3 @@ def why_setup_failed(error: Exception) -> str:
     if isinstance(error, WorkflowError):
         return error.message
     return f"setup failed with {type(error).__name__}; the replica's log says why"
-
-
-def collect_cycles() -> None:
-    """Free what a teardown has left in reference cycles, also where Serve has told the collector to pass it over."""
-    frozen = gc.get_freeze_count()
-    gc.unfreeze()
-    gc.collect()
-    if frozen:
-        gc.freeze()

@@ -12,9 +12,9 @@ from typing import Any
 from deployments.batch_curve import CurvePoint
 from deployments.batcher import Batcher, Entrant
 from deployments.client import Item, Outcome
+from deployments.collector import collect_cycles
 from deployments.config import WorkflowSettings
 from deployments.held_back import HeldBack
-from deployments.loading import collect_cycles
 from deployments.statistics import Counts, Meter
 from deployments.threads import ModelThread
 from deployments.wire import plain, plain_chunk

@@ -16,6 +16,7 @@ import ray
 from ray import serve
 
 from deployments.building import ConfigError, build_workflow, parsed
+from deployments.collector import expect_parked_calls
 from deployments.config import WorkflowArgs, WorkflowSettings
 from deployments.lanes.server import LaneServer
 from deployments.loading import why_setup_failed
@@ -31,6 +32,7 @@ from deployments.wire import (
     encode_error,
     encode_outcome,
 )
+from workflows.async_base import AsyncInferenceWorkflow
 from workflows.errors import WorkflowError
 from workflows.resources import Resources
 
@@ -105,6 +107,8 @@ class WorkflowDeployment:
         try:
             workflow = build_workflow(config)
             workflow.resources = allotted()
+            if isinstance(workflow, AsyncInferenceWorkflow):
+                expect_parked_calls()
             self._told = {name: getattr(config, name) for name in _TOLD}
             context = serve.get_replica_context()
             replica = context.replica_id.unique_id

@@ -3,7 +3,7 @@
     python -m scripts.benchmarks.remote_streams --streams 500 --seconds 60
 
 The remote model is a process of its own, which writes into each token when it sent it. The replica is this process: the
-workflow with the official SDK, in the runner that a Ray replica has, without Ray.
+workflow with the official SDK, in the runner and with the collector's settings that a Ray replica has, without Ray.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from subprocess import PIPE, Popen
 from typing import Any, Final
 
 from deployments.client import Item
+from deployments.collector import expect_parked_calls
 from deployments.config import WorkflowSettings
 from deployments.runner import Runner
 from scripts.benchmarks.open_loop import percentile
@@ -105,7 +106,10 @@ async def _measure(port: int, streams: int, tokens: int) -> dict[str, Any]:
         upstream=UpstreamPolicy(max_concurrent=streams, total_s=86_400.0),
     )
     runner = Runner(workflow, "slow", settings=WorkflowSettings(max_streams=streams))
+    expect_parked_calls()
     await runner.start()
+    gc.collect()
+    gc.freeze()  # as Serve does
     late_ms: list[float] = []
     reading = [asyncio.create_task(_read(runner, late_ms)) for _ in range(streams)]
     await asyncio.sleep(min(10.0, tokens / 3))  # opened, and running evenly

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from workflows import BaseInferenceWorkflow, Batching
+from workflows import AsyncInferenceWorkflow, BaseInferenceWorkflow, Batching
 
-__all__ = ["Doubler", "GatedStream", "Placed", "RefusesToStart"]
+__all__ = ["Doubler", "GatedStream", "Placed", "RefusesToStart", "Waits"]
 
 
 class Doubler(BaseInferenceWorkflow[int, int]):
@@ -59,3 +60,10 @@ class Placed(BaseInferenceWorkflow[int, dict[str, Any]]):
     def do_run_model(self, preprocessed_data: int) -> dict[str, Any]:
         given = self.resources
         return {"gpu_ids": list(given.gpu_ids), "fraction": given.gpu_fraction, "cpus": given.cpus, "pid": os.getpid()}
+
+
+class Waits(AsyncInferenceWorkflow[int, int]):
+    """Says after how many new objects the collector runs by itself where it is."""
+
+    async def do_run_model(self, preprocessed_data: int) -> int:
+        return gc.get_threshold()[0]

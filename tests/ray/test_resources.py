@@ -1,4 +1,4 @@
-"""GPUs as Ray allots them: distinct ids, shared fractions, and none where none was asked for."""
+"""What a replica is given: GPUs as Ray allots them, and a garbage collector that suits its kind of workflow."""
 
 from __future__ import annotations
 
@@ -50,3 +50,8 @@ def test_no_gpu_asked_for_means_cpu_even_where_cuda_is_visible(default_system: C
     (place,) = placements("placed", 1)
     assert place["gpu_ids"] == []
     assert place["cpus"] == 0.5
+
+
+def test_where_calls_wait_the_collector_runs_less_often(default_system: Cluster, deployed: Deploy) -> None:
+    deployed("waits", "tests.ray.sample_workflows.Waits")
+    assert serve.get_app_handle("waits").inference.remote(1).result(timeout_s=30) == 10_000
