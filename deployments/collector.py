@@ -1,13 +1,14 @@
-"""Python's cyclic garbage collector, as it suits a replica: when it runs by itself, and when it must run. No Ray."""
+"""Python's cyclic garbage collector, as it suits this system: when it runs, and what must not have to wait for it. No Ray."""
 
 from __future__ import annotations
 
 import gc
-from typing import Final
+from typing import Final, TypeVar
 
-__all__ = ["collect_cycles", "expect_parked_calls"]
+__all__ = ["collect_cycles", "expect_parked_calls", "without_frames"]
 
 _PARKED: Final = (10_000, 20, 20)
+E = TypeVar("E", bound=BaseException)
 
 
 def expect_parked_calls() -> None:
@@ -28,3 +29,13 @@ def collect_cycles() -> None:
     gc.collect()
     if frozen:
         gc.freeze()
+
+
+def without_frames(error: E) -> E:
+    """The same error without its traceback and its causes, once they were logged.
+
+    Whoever keeps an error in a variable of a frame that the error has come through has made a cycle, which holds what
+    those frames know: megabytes of input, until the collector comes by.
+    """
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    return error

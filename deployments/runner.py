@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 
 from deployments.async_drive import AsyncDrive
 from deployments.client import Item, Outcome
+from deployments.collector import without_frames
 from deployments.config import WorkflowSettings
 from deployments.loading import Loading
 from deployments.standing import Standing
@@ -180,7 +181,7 @@ class Runner:
                     self._no_streams.set()
             error = None
         except Exception as raised:  # noqa: BLE001 - whatever it is, the stream ends with it
-            error = as_error(raised, item.call.request_id)
+            error = without_frames(as_error(raised, item.call.request_id))
             raise error from None  # it is in the log already
         finally:
             ended = time.monotonic()
@@ -188,6 +189,7 @@ class Runner:
                 self._counts.streamed(since, meter, ended)
             else:
                 self._counts.failed(error, ended - since)
+            del error  # which this frame must not keep: see `without_frames`
 
     async def inference(self, input_data: Any) -> Any:
         """One input's answer as the workflow's own output type. Raises the error tree."""
@@ -286,7 +288,7 @@ class Runner:
             ticket = self._drive.take(Parsed(parsed), load, call, done, begins, since, came)
             taken.add(index, call.request_id, ticket)
         except Exception as raised:  # noqa: BLE001 - whatever it is, it becomes this item's outcome
-            error = as_error(raised, call.request_id)
+            error = without_frames(as_error(raised, call.request_id))
             self._counts.failed(error, time.monotonic() - since)
             deliver(index, Outcome(error=error))
 
@@ -312,7 +314,7 @@ class Taken:
 
     def done(self, index: int, deliver: Deliver, since: float, outcome: Outcome) -> None:
         if outcome.error is not None:
-            self._counts.failed(outcome.error, time.monotonic() - since)
+            self._counts.failed(without_frames(outcome.error), time.monotonic() - since)
         request_id, ticket = self._tickets.pop(index)
         of_request = self._by_request[request_id]
         of_request.discard(ticket)

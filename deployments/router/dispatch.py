@@ -151,6 +151,7 @@ class Dispatcher:
             self._taken -= 1
             if alarm is not None:
                 alarm.cancel()
+            del pending  # it has the error, whose traceback has this frame: what was sent would wait for the collector
 
     async def stream(self, input_data: Any, call: CallContext) -> AsyncGenerator[list[Any]]:
         """Plain input to groups of plain chunks. Raises the error tree; close it (`aclose`) when the caller leaves."""

@@ -21,6 +21,7 @@ from urllib.parse import unquote
 
 import grpc
 
+from deployments.collector import without_frames
 from deployments.config import Limits
 from deployments.router.access_log import AccessLog
 from deployments.router.admission import NOBODY, allowed_key, is_loopback, new_ids, only_local, read_headers
@@ -122,7 +123,7 @@ class GrpcEdge(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC comes with
             refusal = unforeseen(cause)
         finally:
             self._settle(call, refusal)
-        await _refuse(call, refusal)
+        await _refuse(call, without_frames(refusal))
         return None
 
     def _begin(self, method: Method, context: Any) -> Call:

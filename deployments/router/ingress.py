@@ -17,6 +17,7 @@ from ray import serve
 
 from deployments.building import ConfigError, parsed
 from deployments.client import WorkflowClient
+from deployments.collector import expect_parked_calls
 from deployments.config import GrpcArgs, RouterArgs, RouterSettings
 from deployments.router.access_log import AccessLogFiles
 from deployments.router.app import build_app
@@ -42,6 +43,7 @@ class _RouterBase:
 
     def __init__(self, args: dict[str, Any]) -> None:
         join_serve_logs()
+        expect_parked_calls()
         self._args = RouterArgs.model_validate(args)
         self._settings = RouterSettings()
         self._started = False

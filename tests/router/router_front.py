@@ -57,7 +57,7 @@ class ScriptedClient:
             try:
                 outcome = Outcome(await self.answer(item.input_data, item.call), timing=Timing(0.002, 0.001, 4))
             except WorkflowError as error:
-                outcome = Outcome(error=error)
+                outcome = Outcome(error=error.with_traceback(None))  # as one that came over a lane
             yield [(index, outcome)]
 
     async def stream(self, item: Item) -> AsyncGenerator[list[Any]]:
