@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Hashable, Sequence
 from contextlib import aclosing, asynccontextmanager, closing
 from typing import Any
 
@@ -24,6 +24,7 @@ from workflows.types.speech import AudioFormat
 
 FIVE = "One of them. And two. Here three. That is four. Five."
 BEYOND = "../../etc/passwd"
+ODD_RATES: tuple[Any, ...] = (0, -RATE, 999, 192_001, 8000.5, "8000")
 
 
 @asynccontextmanager
@@ -283,7 +284,7 @@ def broken(outcome: Any) -> Tones:
     class Broken(Tones):
         def synthesize_batch(self, sentences: list[Sentence]) -> Sequence[AudioInferenceResult | WorkflowError]:
             if any("bad" in sentence.text for sentence in sentences):
-                if isinstance(outcome, Exception):
+                if isinstance(outcome, BaseException):
                     raise outcome
                 return [outcome for _ in sentences]
             return super().synthesize_batch(sentences)
@@ -295,12 +296,14 @@ def broken(outcome: Any) -> Tones:
     ("outcome", "error"),
     [
         (ValueError("secret"), WorkflowError),
+        (SystemExit("secret"), WorkflowError),
         (InvalidInput("no"), InvalidInput),
         (AudioInferenceResult(np.array([np.nan]), RATE), BadOutput),
         (AudioInferenceResult(np.zeros((2, 2, 2)), RATE), BadOutput),
         (AudioInferenceResult(np.zeros(9, np.int16), RATE), BadOutput),
         (AudioInferenceResult(np.zeros(0), RATE), BadOutput),
-        (AudioInferenceResult(np.zeros(9), 0), BadOutput),
+        (AudioInferenceResult(np.zeros((0, 9)), RATE), BadOutput),
+        *((AudioInferenceResult(np.ones(9), rate), BadOutput) for rate in ODD_RATES),
     ],
 )
 async def test_what_fails_fails_its_own_request(outcome: Any, error: type[WorkflowError]) -> None:
@@ -316,6 +319,37 @@ async def test_what_fails_fails_its_own_request(outcome: Any, error: type[Workfl
         assert "secret" not in raised.value.message
         assert (await first).seconds > 0
         assert (await tones.ainference({"text": "Good."})).seconds > 0
+
+
+async def test_company_that_cannot_be_told_fails_its_own_request() -> None:
+    class Choosy(Tones):
+        def company(self, sentence: Sentence) -> Hashable:
+            if "bad" in sentence.text:
+                raise ValueError("secret")
+            return sentence.voice
+
+    async with serving(Choosy()) as tones:
+        with pytest.raises(ValueError, match="secret"):  # as every hook's, in the same process
+            await tones.ainference({"text": "A bad one."})
+        assert (await tones.ainference({"text": "Good."})).seconds > 0
+
+
+async def test_any_number_is_a_sample_rate_and_any_volume_is_bounded() -> None:
+    class Loud(Tones):
+        def synthesize_batch(self, sentences: list[Sentence]) -> Sequence[AudioInferenceResult | WorkflowError]:
+            return [AudioInferenceResult(np.full(16_000, 1e30), self.rate) for _ in sentences]
+
+        rate: Any = 8000
+
+    for rate in (np.int32(1000), np.int64(22_050), 192_000):
+        Loud.rate = rate
+        async with serving(Loud()) as loud:
+            assert type(loud.card("loud").sample_rate) is int
+            for format_ in (None, "wav", "flac", "mp3", "opus"):
+                for asked in (None, 8000, 48_000):
+                    said = await loud.ainference({"text": "A.", "format": format_, "sample_rate": asked})
+                    assert said.seconds == pytest.approx(16_000 / rate, abs=0.002)
+                    assert 0.5 < samples_of(said).max() <= (1.5 if format_ in ("mp3", "opus") else 1.0)
 
 
 async def test_a_batch_that_fails_is_said_one_by_one() -> None:

@@ -32,7 +32,7 @@ class AudioInferenceResult:
 
     Attributes:
         audio_array: Floats from -1 to 1, of shape (samples,), or (channels, samples) of which the mean is taken.
-        sample_rate: In Hz.
+        sample_rate: In Hz, a whole number from 1000 to 192000.
     """
 
     audio_array: Array
@@ -68,6 +68,7 @@ _CLOSED: Final = "this workflow is being taken down"
 @dataclass(frozen=True, slots=True, eq=False)
 class _Job:
     sentence: Sentence
+    company: Hashable
     answer: asyncio.Future[AudioInferenceResult]
     lane: Lane
 
@@ -87,9 +88,9 @@ class Lane:
         return not self.closed and given_up(self.call) is None
 
     def say(self, sentence: Sentence) -> asyncio.Future[AudioInferenceResult]:
-        """Raises NotReady for an engine that is closed; the future raises what goes wrong later."""
+        """Raises NotReady for an engine that is closed, and what `company` raises; the future, what goes wrong later."""
         answer: asyncio.Future[AudioInferenceResult] = asyncio.get_running_loop().create_future()
-        self._engine.add(_Job(sentence, answer, self))
+        self._engine.add(_Job(sentence, self._engine.company(sentence), answer, self))
         return answer
 
     def close(self) -> None:
@@ -104,12 +105,13 @@ class SpeechEngine:
     Args:
         say: Says sentences that may keep each other company, on the engine's thread: for each of them an outcome.
         company: Sentences for which this gives the same may be said together; one for which it gives None is said alone.
+            Asked once for each sentence, on its event loop.
         max_batch: Sentences that are said together at most.
     """
 
     def __init__(self, say: Say, company: Company, max_batch: int) -> None:
+        self.company = company
         self._say = say
-        self._company = company
         self._max_batch = max_batch
         self._lanes: deque[Lane] = deque()  # those in which somebody waits, who is next first
         self._calls: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
@@ -199,7 +201,7 @@ class SpeechEngine:
             for lane in round_:
                 if len(batch) == self._max_batch:
                     break
-                company = self._company(lane.waiting[0].sentence)
+                company = lane.waiting[0].company
                 if batch and (company is None or company != wanted):
                     continue
                 if not batch:
@@ -241,7 +243,7 @@ class SpeechEngine:
             outcomes = self._say(sentences)
             if len(outcomes) != len(sentences):
                 raise TypeError(f"{len(sentences)} sentences gave {len(outcomes)} outcomes")
-        except Exception as error:
+        except BaseException as error:
             if isinstance(error, WorkflowError) or len(sentences) == 1:
                 return [as_error(error)] * len(sentences)
             log.warning("a batch of %d sentences failed: each is said by itself", len(sentences), exc_info=error)

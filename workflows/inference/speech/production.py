@@ -20,6 +20,8 @@ from workflows.types.speech import Speak, SpeechChunk
 
 __all__ = ["Piece", "Production", "pieces"]
 
+# What a sample rate can be, in Hz: with any of them, audio can be brought to any that an answer can have.
+_RATES: Final = range(1_000, 192_001)
 # A model's first and last sample may be anything: without this, it is heard as a click.
 _FADE_S: Final = 0.005
 
@@ -43,11 +45,12 @@ class Production:
 
         Raises BadOutput for what is no audio.
         """
+        wave, rate = _parsed(said)
         if not self._rate:
-            self._rate = self._asked.sample_rate or rate_for(self._asked.format, said.sample_rate)
+            self._rate = self._asked.sample_rate or rate_for(self._asked.format, rate)
             if self._asked.format is not None:
                 self._encoder = open_encoder(self._asked.format, self._rate)
-        samples = self._at_rate(stretched(_one_channel(said), said.sample_rate, self._asked.speed), said.sample_rate)
+        samples = self._at_rate(stretched(wave, rate, self._asked.speed), rate)
         if not len(samples):
             return None
         self._sounded = True
@@ -82,18 +85,21 @@ class Production:
         return SpeechChunk(sample_rate=self._rate, seconds=frames / self._rate, **parts)
 
 
-def _one_channel(said: AudioInferenceResult) -> Array:
-    """float32 of shape (samples,), within bounds, without clicks at its ends."""
+def _parsed(said: AudioInferenceResult) -> tuple[Array, int]:
+    """float32 of shape (samples,), within bounds, without clicks at its ends; and its sample rate in Hz."""
     samples = np.asarray(said.audio_array)
-    if samples.ndim == 2:
+    if samples.ndim == 2 and len(samples):
         samples = samples.mean(axis=0)
-    if samples.ndim != 1 or samples.dtype.kind != "f" or said.sample_rate < 1:
+    if samples.ndim != 1 or samples.dtype.kind != "f":
         raise BadOutput("the model gave something that is no audio")
+    if not isinstance(said.sample_rate, int | np.integer) or said.sample_rate not in _RATES:
+        raise BadOutput("the model gave a sample rate that is none")
+    rate = int(said.sample_rate)
     if not np.isfinite(samples).all():
         raise BadOutput("the model gave audio that is not finite")
     bounded: Array = np.clip(samples, -1.0, 1.0).astype(np.float32)  # a copy
-    fade = min(round(_FADE_S * said.sample_rate), len(bounded) // 2)
+    fade = min(round(_FADE_S * rate), len(bounded) // 2)
     ramp = np.linspace(0.0, 1.0, fade, dtype=np.float32)
     bounded[:fade] *= ramp
     bounded[len(bounded) - fade :] *= ramp[::-1]
-    return bounded
+    return bounded, rate

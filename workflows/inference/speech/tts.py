@@ -91,7 +91,7 @@ class TTSInferenceWorkflow(AsyncInferenceWorkflow[Speak, Speech, SpeechChunk]):
     def company(self, sentence: Sentence) -> Hashable:
         """Sentences for which this gives the same may be said at once; one for which it gives None is said alone.
 
-        By default, those of one voice and language, and those with a seed alone. Quick: asked for each batch.
+        By default, those of one voice and language, and those with a seed alone. Quick: asked on the event loop.
         """
         return None if sentence.seed is not None else (sentence.voice, sentence.language)
 
@@ -103,7 +103,7 @@ class TTSInferenceWorkflow(AsyncInferenceWorkflow[Speak, Speech, SpeechChunk]):
         """Says a word in the first voice."""
         said = self.synthesize(Sentence("Yes.", self._voices[0], self.language_of(self._voices[0]), seed=0))
         self._new_production(Speak(text="Yes.")).push(said, 0.0)
-        self._sample_rate = said.sample_rate
+        self._sample_rate = int(said.sample_rate)
 
     # ---- requests --------------------------------------------------------------------------------------------------
 
