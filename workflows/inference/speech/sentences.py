@@ -55,7 +55,7 @@ def pieces(text: str, language: str, limit: int) -> Iterator[Piece]:
                 found.pop()  # the window may have cut it
             else:
                 ends_sentence = False
-                found = [window[: window.rfind(" ") + 1] or window]
+                found = [window[: window.rfind(" ") + 1 or _whole_signs(text, start + len(window)) - start]]
         start += sum(map(len, found))
         silent = True
         for index, sentence in enumerate(found):
@@ -109,8 +109,8 @@ def _cut(text: str, most: int) -> tuple[int, float]:
 
 
 def _whole_signs(text: str, end: int) -> int:
-    """Not between a letter and the marks that belong to it."""
+    """Not between a letter and the marks that belong to it: accents, and the vowels of Thai or Hindi."""
     back = end
-    while back > 1 and end - back < 8 and unicodedata.combining(text[back]):
+    while back > 1 and end - back < 8 and unicodedata.category(text[back]).startswith("M"):
         back -= 1
     return back
