@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from tests.workflows.speech.tiny_voices import tiny_csm, tiny_fastspeech, tiny_speecht5, tiny_vits
+from tests.workflows.speech.tiny_voices import tiny_csm, tiny_dia, tiny_fastspeech, tiny_speecht5, tiny_vits
 from workflows import Resources, Speech, TransformersTTSWorkflow
 from workflows.demo.tiny_bark import build
-from workflows.errors import InvalidInput, WorkflowError
+from workflows.errors import Cancelled, InvalidInput, WorkflowError
 from workflows.inference.speech.engine import AudioInferenceResult, Sentence
 
 
@@ -34,6 +34,11 @@ def speecht5(path: Path) -> tuple[Path, dict[str, Any]]:
     return model, {"vocoder": str(vocoder), "speakers": str(speakers)}
 
 
+def dia(path: Path) -> tuple[Path, dict[str, Any]]:
+    model, codec = tiny_dia(path)
+    return model, {"vocoder": str(codec)}
+
+
 @pytest.mark.parametrize(
     ("made", "voices", "rate"),
     [
@@ -42,8 +47,9 @@ def speecht5(path: Path) -> tuple[Path, dict[str, Any]]:
         (speecht5, ["ada", "bob"], 16_000),
         (lambda path: (tiny_fastspeech(path), {}), ["default"], 22_050),
         (lambda path: (tiny_csm(path), {}), ["default"], 24_000),
+        (dia, ["default"], 44_100),
     ],
-    ids=["vits", "vits-3", "speecht5", "fastspeech", "csm"],
+    ids=["vits", "vits-3", "speecht5", "fastspeech", "csm", "dia"],
 )
 def test_each_kind_of_model_says_each_text_in_each_voice(
     made: Callable[[Path], tuple[Path, dict[str, Any]]], voices: list[str], rate: int, tmp_path: Path
@@ -62,6 +68,30 @@ def test_each_kind_of_model_says_each_text_in_each_voice(
                 np.testing.assert_array_equal(said.samples, again.samples)
                 heard.append(said.samples.tobytes())
         assert len(set(heard)) == len(heard)
+
+
+@pytest.mark.parametrize(
+    ("made", "steps"),
+    [(speecht5, 4), (lambda path: (tiny_csm(path), {}), 4), (dia, 4), (lambda path: (tiny_vits(path), {}), 1)],
+    ids=["speecht5", "csm", "dia", "vits"],
+)
+def test_a_model_that_speaks_for_nobody_stops(
+    made: Callable[[Path], tuple[Path, dict[str, Any]]], steps: int, tmp_path: Path
+) -> None:
+    asked = 0
+
+    def is_wanted() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked < steps
+
+    model, options = made(tmp_path)
+    with speaking(model, **options) as workflow:
+        voice = workflow.voices()[0]
+        with pytest.raises(Cancelled):
+            workflow.synthesize_batch([Sentence("hello there", voice, is_wanted=is_wanted)])
+        assert asked == steps
+        assert workflow.inference({"text": "hello there"}).seconds > 0
 
 
 def test_sentences_of_a_batch_have_their_own_lengths(tmp_path: Path) -> None:
@@ -95,7 +125,9 @@ def test_what_lacks_is_said_at_setup(tmp_path: Path) -> None:
     save_file({"ada": np.zeros(5, np.float32)}, tmp_path / "wide.safetensors")
     (tmp_path / "text.safetensors").write_text("no tensors")
     wrong: list[tuple[Path, dict[str, Any], str]] = [
-        (model, {}, "needs a vocoder and speakers"),
+        (model, {}, "needs a vocoder"),
+        (model, {"vocoder": options["vocoder"]}, "needs speakers"),
+        (tiny_dia(tmp_path / "dia")[0], {}, "needs a vocoder"),
         (model, {**options, "voice": "eve"}, "no such voice"),
         (model, {**options, "speakers": str(tmp_path / "wide.safetensors")}, "vectors of 4 numbers"),
         (model, {**options, "speakers": str(tmp_path / "text.safetensors")}, "cannot be read as safetensors"),

@@ -15,6 +15,12 @@ from transformers import (
     CsmConfig,
     CsmForConditionalGeneration,
     CsmProcessor,
+    DacConfig,
+    DacModel,
+    DiaConfig,
+    DiaFeatureExtractor,
+    DiaForConditionalGeneration,
+    DiaTokenizer,
     EncodecFeatureExtractor,
     FastSpeech2ConformerConfig,
     FastSpeech2ConformerHifiGanConfig,
@@ -29,9 +35,16 @@ from transformers import (
     VitsModel,
 )
 
-__all__ = ["tiny_csm", "tiny_fastspeech", "tiny_speecht5", "tiny_vits"]
+__all__ = ["tiny_csm", "tiny_dia", "tiny_fastspeech", "tiny_speecht5", "tiny_vits"]
 
 _LETTERS = "_ abcdefghijklmnopqrstuvwxyz'"
+_SMALL: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+}
 
 
 def tiny_vits(path: Path, speakers: int = 1) -> Path:
@@ -160,18 +173,43 @@ def tiny_fastspeech(path: Path) -> Path:
     return path
 
 
+def tiny_dia(path: Path) -> tuple[Path, Path]:
+    """A model that generates, and its codec. Its files name another one, which is not there."""
+    torch.manual_seed(0)
+    codec = DacConfig(
+        encoder_hidden_size=4,
+        downsampling_ratios=[2, 4],
+        decoder_hidden_size=16,
+        n_codebooks=9,
+        sampling_rate=44_100,
+    )
+    DacModel(codec).save_pretrained(path / "codec")
+    crossing = {f"cross_{name}": value for name, value in (_SMALL | {"head_dim": 8}).items() if "head" in name}
+    config = DiaConfig(
+        encoder_config=_SMALL | {"head_dim": 8},
+        decoder_config=_SMALL | {"head_dim": 8, "cross_hidden_size": 16} | crossing,
+    )
+    model = DiaForConditionalGeneration(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.normal_(0.0, 0.6)
+    # As published, but for its length: both voices of guidance, and drawn.
+    model.generation_config.update(do_sample=True, guidance_scale=3.0, temperature=1.8, top_k=45, max_new_tokens=40)
+    model.save_pretrained(path / "model")
+    DiaTokenizer().save_pretrained(path / "model")
+    DiaFeatureExtractor(sampling_rate=44_100, hop_length=8).save_pretrained(path / "model")
+    named = {"audio_tokenizer_class": "DacModel", "audio_tokenizer_name_or_path": "nobody/codec"}
+    (path / "model" / "audio_tokenizer_config.json").write_text(json.dumps(named))
+    (path / "model" / "processor_config.json").write_text(json.dumps({"processor_class": "DiaProcessor"}))
+    return path / "model", path / "codec"
+
+
 def tiny_csm(path: Path) -> Path:
     """A model that generates, and has a processor."""
     torch.manual_seed(0)
-    small: dict[str, Any] = {
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-    }
     codec = {
-        **small,
+        **_SMALL,
         "model_type": "mimi",
         "num_filters": 4,
         "upsampling_ratios": [8, 4],
@@ -183,9 +221,9 @@ def tiny_csm(path: Path) -> Path:
         "head_dim": 8,
         "sampling_rate": 24_000,
     }
-    depth = {**small, "num_codebooks": 4, "backbone_hidden_size": 16, "vocab_size": 35, "max_position_embeddings": 8}
+    depth = {**_SMALL, "num_codebooks": 4, "backbone_hidden_size": 16, "vocab_size": 35, "max_position_embeddings": 8}
     config = CsmConfig(
-        **small,
+        **_SMALL,
         num_codebooks=4,
         vocab_size=35,
         text_vocab_size=64,

@@ -14,6 +14,7 @@ from workflows.card import Card
 from workflows.errors import Cancelled, InvalidInput, WorkflowError
 from workflows.inference.local_transformer import open_part, open_weights
 from workflows.inference.speech.bark_voices import INDEX, Preset, language_of, read_presets
+from workflows.inference.speech.drawing import drawing
 from workflows.inference.speech.engine import AudioInferenceResult, Sentence
 from workflows.inference.speech.tts import TTSInferenceWorkflow
 from workflows.inference.torch_device import Dtype
@@ -127,14 +128,7 @@ class BarkHFInferenceWorkflow(TTSInferenceWorkflow):
 
     def synthesize_batch(self, sentences: list[Sentence]) -> Sequence[AudioInferenceResult | WorkflowError]:
         """Raises Cancelled once nobody waits for any of them."""
-        torch = self._torch
-        seed = sentences[0].seed if len(sentences) == 1 else None
-        if seed is None:
-            with torch.inference_mode():
-                return self._say(sentences)
-        devices = [self._device] if self._device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), torch.inference_mode():
-            torch.manual_seed(seed)
+        with drawing(self._torch, self._device, sentences[0].seed):
             return self._say(sentences)
 
     def _say(self, sentences: list[Sentence]) -> list[AudioInferenceResult | WorkflowError]:

@@ -2,7 +2,7 @@
 
 VITS takes several sentences at once; SpeechT5 needs a second model, which makes a wave of its spectrogram, and somebody's
 voice as a vector; FastSpeech 2 has its second model within. Those that generate are asked through transformers' own
-pipeline. The modules and models are passed in.
+pipeline; Dia is one of them, and needs a second model for its codes. The modules and models are passed in.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["DEFAULT_VOICE", "VOCODERS", "Family", "Parts", "family_of"]
 
 DEFAULT_VOICE: Final = "default"
 # The class of the model that makes a wave, by the type of the one that needs it.
-VOCODERS: Final[Mapping[str, str]] = {"speecht5": "SpeechT5HifiGan"}
+VOCODERS: Final[Mapping[str, str]] = {"speecht5": "SpeechT5HifiGan", "dia": "DacModel"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +49,13 @@ class Family(Protocol):
         voices: At least one.
         sample_rate: In Hz.
         together: Whether several sentences of one voice are better said at once.
+        step: The module that runs once for each step of a sentence, or for the whole, where a model knows no steps.
     """
 
     voices: list[str]
     sample_rate: int
     together: bool
+    step: Any
 
     def say(self, texts: list[str], voice: str) -> list[Array]:
         """For each text its wave, empty where the model has no letter of it."""
@@ -64,6 +66,8 @@ def family_of(parts: Parts) -> Family:
     kind = parts.model.config.model_type
     if kind == "bark":
         raise WorkflowError("Bark has a workflow of its own: BarkHFInferenceWorkflow")
+    if kind in VOCODERS and parts.vocoder is None:
+        raise WorkflowError("this model needs a vocoder: name it in the workflow's options")
     if kind == "vits":
         return _Vits(parts)
     if kind == "fastspeech2_conformer_with_hifigan":
@@ -76,6 +80,7 @@ class _Vits:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self.step = parts.model
         speakers = parts.model.config.num_speakers
         self.voices = [str(number) for number in range(speakers)] if speakers > 1 else [DEFAULT_VOICE]
         self.sample_rate = int(parts.model.config.sampling_rate)
@@ -103,12 +108,13 @@ class _SpeechT5:
     together = False
 
     def __init__(self, parts: Parts) -> None:
-        if parts.vocoder is None or not parts.speakers:
-            raise WorkflowError("a SpeechT5 needs a vocoder and speakers: name them in the workflow's options")
+        if not parts.speakers:
+            raise WorkflowError("this model needs speakers: name them in the workflow's options")
         width = parts.model.config.speaker_embedding_dim
         if any(vector.shape != (width,) for vector in parts.speakers.values()):
             raise WorkflowError(f"this model's speakers are vectors of {width} numbers")
         self._parts = parts
+        self.step = parts.model.speecht5.decoder.prenet
         self._vectors = {
             name: parts.torch.tensor(vector, dtype=parts.model.dtype, device=parts.device)[None]
             for name, vector in parts.speakers.items()
@@ -135,6 +141,7 @@ class _FastSpeech:
         if not rate:
             raise WorkflowError("this model's files do not say its sample rate")
         self._parts = parts
+        self.step = parts.model
         self.voices = [DEFAULT_VOICE]
         self.sample_rate = int(rate)
 
@@ -160,9 +167,12 @@ class _Generating:
             processor=None if tokenizer is parts.reader else parts.reader,
             device=parts.device,
             task="text-to-audio",
+            # Dia's tokenizer has a limit, far above a sentence, of which transformers warns where it is not to cut.
+            preprocess_params={"truncation": True} if kind == "dia" else {},
         )
         if not self._pipeline.sampling_rate:
             raise WorkflowError("this model's files do not say its sample rate")
+        self.step = parts.model
         self.voices = [DEFAULT_VOICE]
         self.sample_rate = int(self._pipeline.sampling_rate)
 

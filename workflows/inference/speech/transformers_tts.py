@@ -1,4 +1,4 @@
-"""Speech with the models of transformers' text-to-audio pipeline: VITS and MMS, SpeechT5, FastSpeech 2, CSM and its like.
+"""Speech with the models of transformers' text-to-audio pipeline: VITS and MMS, SpeechT5, FastSpeech 2, CSM, Dia.
 
 Knows what files make up a model. How each kind is asked stands in `families`; Bark has a workflow of its own.
 """
@@ -15,6 +15,7 @@ from pydantic import Field
 from workflows.card import Card
 from workflows.errors import Cancelled, InvalidInput, WorkflowError
 from workflows.inference.local_transformer import open_part, open_weights
+from workflows.inference.speech.drawing import drawing
 from workflows.inference.speech.engine import AudioInferenceResult, Sentence
 from workflows.inference.speech.families import VOCODERS, Parts, family_of
 from workflows.inference.speech.tts import TTSInferenceWorkflow
@@ -37,7 +38,8 @@ class TransformersTTSWorkflow(TTSInferenceWorkflow):
         root: Where models lie, the vocoder and the speakers as well: a directory, or `package:name` for an installed Python
             package.
         sources: Where models come from, or a file that says it; see `workflows.models.sources`.
-        vocoder: Directory or id of the model that makes a wave of a spectrogram, where the model makes no waves itself.
+        vocoder: Directory or id of the model that makes a wave of what the model gives, where that is none: of SpeechT5's
+            spectrograms, or of Dia's codes.
         speakers: A safetensors file with a vector for each voice, by its name, where the model needs one.
         voice: The one to take where none is asked for; None is the model's first.
         language: Of texts whose language the request does not tell.
@@ -109,10 +111,12 @@ class TransformersTTSWorkflow(TTSInferenceWorkflow):
         speakers: dict[str, Array] = {}
         if self._speakers is not None:
             speakers = _vectors(load_file, resolve_model(self._speakers, self._root, self._sources))
-        reader = open_part(transformers, _reader_of(directory), directory)
+        reader = _reader(transformers, config, directory, vocoder)
         self._torch = torch
         self._device = device
         self._family = family_of(Parts(torch, transformers, model, reader, device, vocoder, speakers))
+        self._saying: list[Sentence] = []
+        self._family.step.register_forward_pre_hook(self._while_wanted)
         if self._voice is not None and self._voice not in self._family.voices:
             raise InvalidInput("this model has no such voice", param="voice")
 
@@ -135,29 +139,35 @@ class TransformersTTSWorkflow(TTSInferenceWorkflow):
         return sentence.voice if sentence.seed is None and self._family.together else None
 
     def synthesize_batch(self, sentences: list[Sentence]) -> Sequence[AudioInferenceResult | WorkflowError]:
-        if not any(sentence.is_wanted() for sentence in sentences):
-            raise Cancelled
-        torch, seed = self._torch, sentences[0].seed
-        texts = [sentence.text for sentence in sentences]
-        devices = [self._device] if self._device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices, enabled=seed is not None), torch.inference_mode():
-            if seed is not None:
-                torch.manual_seed(seed)
-            waves = self._family.say(texts, sentences[0].voice)
+        """Raises Cancelled once nobody waits for any of them."""
+        self._saying = sentences
+        with drawing(self._torch, self._device, sentences[0].seed):
+            waves = self._family.say([sentence.text for sentence in sentences], sentences[0].voice)
         return [AudioInferenceResult(wave, self._family.sample_rate) for wave in waves]
+
+    def _while_wanted(self, *step: Any) -> None:
+        """What torch calls before each step of the model."""
+        if not any(sentence.is_wanted() for sentence in self._saying):
+            raise Cancelled
 
 
 def _class_of(transformers: Any, config: Any) -> str:
     """Raises WorkflowError for a model that makes no sound."""
+    if config.model_type == "dia":  # which transformers lists among those that listen
+        return "DiaForConditionalGeneration"
     for kind in ("AutoModelForTextToWaveform", "AutoModelForTextToSpectrogram"):
         if type(config) in getattr(transformers, kind)._model_mapping:
             return kind
     raise WorkflowError("this model is none that makes speech of a text")
 
 
-def _reader_of(directory: Path) -> str:
+def _reader(transformers: Any, config: Any, directory: Path, vocoder: Any) -> Any:
+    if config.model_type == "dia":  # its own way would be to open the codec that one of its files names
+        parts = [open_part(transformers, kind, directory) for kind in ("DiaFeatureExtractor", "AutoTokenizer")]
+        return transformers.DiaProcessor(*parts, audio_tokenizer=vocoder)
     processors = ("processor_config.json", "preprocessor_config.json")
-    return "AutoProcessor" if any((directory / name).is_file() for name in processors) else "AutoTokenizer"
+    is_processor = any((directory / name).is_file() for name in processors)
+    return open_part(transformers, "AutoProcessor" if is_processor else "AutoTokenizer", directory)
 
 
 def _vectors(load_file: Any, path: Path) -> dict[str, Array]:
