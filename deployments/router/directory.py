@@ -104,7 +104,7 @@ class Directory:
 
         An application that is asked by its own name answers itself, whatever it is a version of. Else, where no version is
         asked for, `traffic` chooses among those that are ready. Where that says nothing, it is the entry of this name, or
-        else the newest version.
+        else the newest version; one that is ready before others, and none whose share is 0 while there is another.
 
         Args:
             may_use: Whom it is for: what it does not accept is passed over while there is something else.
@@ -124,8 +124,12 @@ class Directory:
         else:
             ready = {entry.version: entry for entry in versions if entry.state == "ready"}
             chosen = self.traffic.choose(known_as, ready.keys(), session)
-            others = [*([] if named is None else [named]), *reversed(versions), *called]
-            found = next(iter(others), None) if chosen is None else ready[chosen]
+            others = [*([] if named is None else [named]), *reversed(versions)]
+            wanted = [entry for entry in others if not self.traffic.leaves_out(known_as, entry.version)] or others
+            # Of those that are equally good, the first.
+            found = max(wanted, key=lambda entry: entry.state == "ready", default=next(iter(called), None))
+            if chosen is not None:
+                found = ready[chosen]
         if found is None:
             raise ModelNotFound()
         return found

@@ -32,6 +32,10 @@ class Traffic:
     def __contains__(self, name: object) -> bool:
         return name in self._shares
 
+    def leaves_out(self, name: str, version: str) -> bool:
+        """Whether it was said that this version gets nothing."""
+        return self._shares.get(name, {}).get(version) == 0
+
     def choose(self, name: str, available: Collection[str], session: str | None = None) -> str | None:
         """The version for the next request to this model; for one of a session, always the same one while shares and
         available versions are. None where no version that is available has a share."""

@@ -60,6 +60,24 @@ def test_shares_are_kept_closely() -> None:
     assert found(directory, 10) == {"m": 10}
 
 
+def test_several_routers_keep_shares_together_and_agree_on_sessions() -> None:
+    shares = {"m": {"1": 90, "2": 10}}
+    routers = [directory_of(entry_of("m"), entry_of("m-2", "2", "m"), traffic=shares) for _ in range(4)]
+    whole = Counter(routers[number % 4].find("m").name for number in range(5000))
+    assert abs(whole["m-2"] - 500) <= 20
+    for session in map(str, range(200)):
+        assert len({router.find("m", session=session).name for router in routers}) == 1
+
+
+def test_whatever_shares_are_all_requests_go_somewhere_that_has_one() -> None:
+    few = 5e-324  # the smallest number there is
+    for shares in ({"1": few, "2": few}, {"1": 1e6, "2": few}, {"1": 0, "2": few}, {"1": 0.1, "2": 0.2, "3": 1e6}):
+        directory = directory_of(entry_of("m"), entry_of("m-2", "2", "m"), traffic={"m": shares})
+        names = found(directory, 500) + Counter(directory.find("m", session=str(each)).name for each in range(500))
+        assert names.total() == 1000
+        assert ("m" in names) == (shares["1"] > 0)
+
+
 def test_sessions_are_shared_as_well_and_stay() -> None:
     directory = directory_of(entry_of("m"), entry_of("m-2", "2", "m"), traffic={"m": {"1": 75, "2": 25}})
     owners = {f"s{number}": directory.find("m", session=f"s{number}").name for number in range(2000)}
@@ -75,6 +93,27 @@ def test_a_version_that_is_not_ready_gets_nothing() -> None:
     assert found(directory, 20)["m-2"] > 15
     directory.traffic = Traffic({"m": {"7": 1}})
     assert found(directory, 20) == {"m": 20}
+
+
+def test_a_version_whose_share_is_0_stands_in_for_nobody() -> None:
+    second = entry_of("m-2", "2", "m", state="loading")
+    directory = directory_of(entry_of("m"), second, traffic={"m": {"1": 0, "2": 1}})
+    assert found(directory, 20) == {"m-2": 20}  # which says that it is loading
+    directory.remove("m-2")
+    assert found(directory, 20) == {"m": 20}
+
+
+def test_while_the_newest_version_is_not_ready_an_older_one_answers() -> None:
+    newest = entry_of("m-2", "2", "m", state="loading")
+    directory = directory_of(entry_of("m-0", "0", "m"), entry_of("m-1", "1", "m"), newest)
+    for shares in ({}, {"m": {"7": 1.0}}):
+        directory.traffic = Traffic(shares)
+        assert found(directory, 5) == {"m-1": 5}
+    newest.state = "ready"
+    assert found(directory, 5) == {"m-2": 5}
+    for entry in directory:
+        entry.state = "unloaded"
+    assert found(directory, 5) == {"m-2": 5}
 
 
 def test_a_version_is_found_by_its_number_and_an_application_by_its_name() -> None:
