@@ -203,6 +203,14 @@ class RouterSettings(_Closed):
         default_factory=dict, max_length=1024
     )
 
+    @field_validator("traffic", mode="before")
+    @classmethod
+    def _each_once(cls, traffic: object) -> object:
+        for name, shares in traffic.items() if isinstance(traffic, dict) else ():
+            if isinstance(shares, dict) and len(set(map(str, shares))) < len(shares):  # 1 and "1", in YAML
+                raise ValueError(f"{name}: a version has two shares")
+        return traffic
+
     @field_validator("traffic")
     @classmethod
     def _somewhere(cls, traffic: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
