@@ -185,8 +185,12 @@ class ModelMemory(Generic[T]):
         if going is None:
             if len(self._loads) >= _MAX_LOADS:
                 raise Overloaded("too many models are being loaded")
-            going = self._loads[key] = _Load(self._clock())
-            threading.Thread(target=self._load, args=(key, going, load), name="model-load", daemon=True).start()
+            going = _Load(self._clock())
+            try:
+                threading.Thread(target=self._load, args=(key, going, load), name="model-load", daemon=True).start()
+            except RuntimeError as cause:  # the system has no more of them
+                raise Overloaded("too many models are being loaded") from cause
+            self._loads[key] = going  # which the thread looks for once it gets the lock, and not before
         return going
 
     def _wait(self, key: Hashable, going: _Load[T], wait_s: float | None) -> _Entry[T]:

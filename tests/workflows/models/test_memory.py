@@ -221,6 +221,22 @@ def test_whatever_ends_a_load_nobody_goes_on_waiting(models: Models) -> None:
     assert use(memory, "a", models.load("a", 40)) == "a"
 
 
+def test_where_no_thread_can_be_started_nobody_waits_for_one(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = Memory(Size(100), patience_s=30)
+
+    def exhausted(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", exhausted)
+        for _ in range(2):
+            with pytest.raises(Overloaded):
+                use(memory, "a", models.load("a", 40))
+            with pytest.raises(Overloaded):
+                memory.loading("a", models.load("a", 40))
+    assert use(memory, "a", models.load("a", 40)) == "a"
+
+
 def test_so_many_loads_and_no_more(models: Models) -> None:
     memory = Memory(Size(100))
     go = threading.Event()
