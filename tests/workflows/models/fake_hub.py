@@ -43,13 +43,17 @@ class File:
 
 
 class FakeHub:
-    """`repos` has the commits of each repository, `branches` what they are called; `seen` every request, as it came."""
+    """`repos` has the commits of each repository, `branches` what they are called; `seen` every request, as it came.
+
+    `chatter`: bytes that it says of a model beside what one asks.
+    """
 
     def __init__(self) -> None:
         self.repos: dict[str, dict[str, dict[str, File]]] = {}
         self.branches: dict[tuple[str, str], str] = {}
         self.refused: dict[str, int] = {}
         self.seen: list[tuple[str, str, dict[str, str]]] = []
+        self.chatter = 0
         self.endpoint = self.large = ""
 
     def push(self, repo: str, files: dict[str, File | bytes], branch: str = "main") -> str:
@@ -69,7 +73,8 @@ class FakeHub:
         if files is None:
             return None
         siblings = [file.about(name) for name, file in files.items()]
-        return {"id": repo, "modelId": repo, "sha": commit, "siblings": siblings, "tags": [], "private": False}
+        tags = ["x" * self.chatter]
+        return {"id": repo, "modelId": repo, "sha": commit, "siblings": siblings, "tags": tags, "private": False}
 
 
 class _Answers(BaseHTTPRequestHandler):

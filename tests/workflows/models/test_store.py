@@ -16,6 +16,7 @@ from tests.workflows.models.fake_hub import FakeHub, File
 from tests.workflows.models.payloads import PAYLOADS, Canary
 from workflows.errors import InvalidInput, ModelNotFound, Overloaded, UpstreamFailed, WorkflowError
 from workflows.models.download import Download
+from workflows.models.hub import Hub
 from workflows.models.records import ModelsLock
 from workflows.models.ref import parse_ref
 from workflows.models.sources import ModelSources
@@ -176,6 +177,19 @@ def test_a_hub_that_does_not_answer_is_upstreams_fault(hub: FakeHub, settings: d
             fetch(settings, DIGITS, endpoint=endpoint)
         assert caught.value.retryable
         assert "127.0.0.1" not in caught.value.message
+
+
+def test_a_hub_that_does_not_come_to_an_end(hub: FakeHub, settings: dict[str, Any]) -> None:
+    commit = hub.push("acme/digits", {"m.onnx": b"m"})
+    hub.chatter = 1 << 20
+    assert Hub(hub.endpoint, None, 5).listing(parse_ref(DIGITS)).commit == commit
+    seconds = iter(range(0, 1000, 40))
+    with pytest.raises(UpstreamFailed, match="did not answer"):
+        Hub(hub.endpoint, None, 5, clock=lambda: float(next(seconds))).listing(parse_ref(DIGITS))
+    assert next(seconds) == 120  # it was not read to its end
+    hub.chatter = 17 << 20
+    with pytest.raises(UpstreamFailed, match="did not answer"):
+        fetch(settings, DIGITS)
 
 
 def test_the_token_goes_to_the_hub_and_no_further(
