@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from deployments.standing import Standing
 from deployments.statistics import Statistics
@@ -15,7 +15,9 @@ from workflows.card import Card
 from workflows.context import CallContext
 from workflows.errors import WorkflowError
 
-__all__ = ["Item", "Outcome", "Timing", "WorkflowClient"]
+__all__ = ["MODEL", "Item", "Outcome", "Timing", "WorkflowClient"]
+
+MODEL: Final = "model "
 
 
 @dataclass(slots=True)  # not frozen: that would double what it costs to make one
@@ -24,7 +26,7 @@ class Item:
 
     `since` is when it came to whoever sends it, as a reading of `time.monotonic()` of this process; 0 means now.
     `affinity` is what it has in common with others that had better go to the same replica, because that remembers
-    something of it: its session, or the model that it names. It does not travel.
+    something of it: its session, or the model that it names, which begins with `MODEL`. It does not travel.
     """
 
     input_data: Any

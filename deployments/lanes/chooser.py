@@ -1,8 +1,9 @@
 """Which way an envelope takes: over the least busy local lane, or over the handle, which reaches every replica.
 
 What belongs together goes over the same lane every time, for as long as that one is not much busier than others: the
-replica at its end may remember the beginning of a conversation, or hold a model. When it is too busy, a second one helps,
-and always the same, so that a model that many ask for spreads to as many replicas as it takes, and no further.
+replica at its end may remember the beginning of a conversation, or hold a model. Conversations are many and are shared out
+by their hashes; models are few, and are dealt out evenly (`placement`). When a replica is too busy, a second one helps, and
+always the same, so that a model that many ask for spreads to as many replicas as it takes, and no further.
 
 Lanes come and go: who knows of replicas says so with `adopt`, and a lane that is lost leaves by itself. The handle's share
 is that of the replicas that have no lane: those of other machines, and those that are not connected yet.
@@ -17,13 +18,13 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
-from hashlib import blake2b
 from typing import Any, Final, TypeVar
 
-from deployments.client import Item, Outcome, WorkflowClient
+from deployments.client import MODEL, Item, Outcome, WorkflowClient
 from deployments.lanes.address import LaneAddress
 from deployments.lanes.client import Lane, LaneRefused
 from deployments.lanes.frames import WIRE_VERSION
+from deployments.lanes.placement import Placement, rank
 from deployments.standing import Standing, newer
 from deployments.statistics import Statistics
 from workflows.card import Card
@@ -49,6 +50,7 @@ class LaneChooser:
         self._handle = handle
         self._changed = changed
         self._lanes: dict[LaneAddress, Lane] = {}
+        self._placement = Placement()
         self._standings: dict[str, Standing] = {}
         self._unloaded: dict[str, Standing] = {}  # those of them that are not loaded
         self._on_handle = 0
@@ -99,8 +101,12 @@ class LaneChooser:
             await lane.close()
 
     def submit(self, items: Sequence[Item]) -> AsyncGenerator[list[tuple[int, Outcome]]]:
-        lane = self._lane_for(items[0].affinity if items else None)
-        return self._by_handle(len(items), self._handle.submit(items)) if lane is None else lane.submit(items)
+        affinity = items[0].affinity if items else None
+        lane = self._lane_for(affinity)
+        if lane is None:
+            return self._by_handle(len(items), self._handle.submit(items))
+        groups = lane.submit(items)
+        return self._noted(affinity, groups) if affinity is not None and affinity.startswith(MODEL) else groups
 
     def stream(self, item: Item) -> AsyncGenerator[list[Any]]:
         lane = self._lane_for(item.affinity)
@@ -114,6 +120,15 @@ class LaneChooser:
                     yield group
         finally:
             self._on_handle -= items
+
+    async def _noted(
+        self, model: str, groups: AsyncGenerator[list[tuple[int, Outcome]]]
+    ) -> AsyncGenerator[list[tuple[int, Outcome]]]:
+        async with aclosing(groups):
+            async for group in groups:
+                if any(outcome.error is None for _, outcome in group):
+                    self._placement.answered(model)
+                yield group
 
     async def cancel(self, request_ids: Sequence[str]) -> None:
         for lane in self._lanes.values():
@@ -149,12 +164,14 @@ class LaneChooser:
         best = self._least_busy()
         if affinity is None or best is None or len(self._lanes) < 2:
             return best
+        loaded = [address.replica for address in self._lanes if address.replica not in self._unloaded]
         room = [
             address
             for address, lane in self._lanes.items()
-            if address.replica not in self._unloaded and lane.outstanding <= best.outstanding + MEMORY_WORTH
+            if address.replica in loaded and lane.outstanding <= best.outstanding + MEMORY_WORTH
         ]
-        own = max(room, key=lambda address: _rank(affinity, address.replica), default=None)
+        placed = self._placement.replica_for(affinity, loaded) if loaded and affinity.startswith(MODEL) else None
+        own = max(room, key=lambda address: (address.replica == placed, rank(affinity, address.replica)), default=None)
         return best if own is None else self._lanes[own]
 
     def _least_busy(self) -> Lane | None:
@@ -201,12 +218,6 @@ class LaneChooser:
         self._unloaded = {name: standing for name, standing in self._standings.items() if not standing.loaded}
         if self._unloaded != before:
             self._changed()
-
-
-def _rank(affinity: str, replica: str) -> bytes:
-    """What belongs together goes to the replica of the highest rank (rendezvous hashing): when one comes or goes, the rest
-    stays where it is."""
-    return blake2b(f"{affinity}\0{replica}".encode("utf-8", "replace"), digest_size=8).digest()
 
 
 def _outstanding(lane: Lane) -> int:

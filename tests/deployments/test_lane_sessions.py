@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator
 
 from deployments.client import Item
 from deployments.lanes.chooser import MEMORY_WORTH, LaneChooser
+from deployments.standing import Standing
 from tests.contract import collect, read
 from tests.deployments.lane_ends import chooser_of, replicas
 from workflows import AsyncInferenceWorkflow, CallContext
+from workflows.errors import InvalidInput
 
 PATIENCE_S = 20.0
 
@@ -26,6 +28,8 @@ class Named(AsyncInferenceWorkflow[str, str, str]):
         self.waiting = 0
 
     async def do_run_model(self, preprocessed_data: str) -> str:
+        if preprocessed_data == "fail":
+            raise InvalidInput("no such model")
         if preprocessed_data == "wait":
             self.waiting += 1
             await self.gate.wait()
@@ -69,6 +73,29 @@ async def test_only_the_sessions_of_a_replica_that_is_gone_move() -> None:
         assert {after[session] for session, owner in before.items() if owner == "c"} == {"a", "b"}
         await chooser.close()
         await smaller.close()
+
+
+async def test_models_are_dealt_out_evenly_by_all_routers_alike_and_none_for_those_that_fail() -> None:
+    models = [f"model local/a/m{number}" for number in range(6)]
+    async with replicas(Named("a"), Named("b"), Named("c")) as found:
+        choosers = [await chooser_of(*found), await chooser_of(*reversed(found))]
+        for chooser, order in zip(choosers, (models, models[::-1]), strict=True):
+            for number in range(50):
+                (outcome,) = await collect(chooser, [asked(f"model local/a/nothing{number}", "fail")])
+                assert outcome.error is not None
+            for model in order:
+                await answered(chooser, model)
+        first, second = [{model: await answered(chooser, model) for model in models} for chooser in choosers]
+        assert first == second
+        assert Counter(first.values()) == {"a": 2, "b": 2, "c": 2}
+        # Whichever is unloaded, the others share what is its part.
+        for number, replica in enumerate(found):
+            choosers[0].hear([Standing(replica.address.replica, 9, "unloaded")])
+            without = Counter([await answered(choosers[0], model) for model in models])
+            assert without == Counter({name: 3 for name in "abc" if name != "abc"[number]})
+            choosers[0].hear([Standing(replica.address.replica, 10, "loaded")])
+        for chooser in choosers:
+            await chooser.close()
 
 
 async def test_what_many_ask_for_spreads_to_a_second_replica_and_no_further() -> None:
