@@ -7,16 +7,24 @@ from collections import Counter
 from typing import Any
 
 import httpx
+import numpy as np
+import pytest
+import tritonclient.grpc.aio as triton
 from prometheus_client.parser import text_string_to_metric_families
+from tritonclient import grpc
+from tritonclient.utils import InferenceServerException
 
 from tests.ray.cluster import Cluster, states
 from tests.ray.waiting import until
 
 IMAGE = {"inputs": [{"name": "image", "datatype": "FP32", "shape": [1, 64], "data": [1.0] * 64}]}
 REQUESTS = 800
+MANY = 5000
 
 
-async def shares(cluster: Cluster, path: str = "/v2/models/digits-onnx/infer") -> Counter[str]:
+async def shares(
+    cluster: Cluster, path: str = "/v2/models/digits-onnx/infer", requests: int = REQUESTS
+) -> Counter[str]:
     """Which versions have answered."""
     found: Counter[str] = Counter()
     async with httpx.AsyncClient(base_url=cluster.url, timeout=60) as caller:
@@ -28,8 +36,14 @@ async def shares(cluster: Cluster, path: str = "/v2/models/digits-onnx/infer") -
                 assert answer.json()["model_name"] == "digits-onnx"
                 found[answer.json()["model_version"]] += 1
 
-        await asyncio.gather(*(some(REQUESTS // 20) for _ in range(20)))
+        await asyncio.gather(*(some(requests // 20) for _ in range(20)))
     return found
+
+
+def image() -> list[grpc.InferInput]:
+    tensor = grpc.InferInput("image", [1, 64], "FP32")
+    tensor.set_data_from_numpy(np.ones((1, 64), np.float32))
+    return [tensor]
 
 
 def router_replicas(cluster: Cluster) -> set[str]:
@@ -58,8 +72,15 @@ async def test_traffic_is_shared_and_shares_change_while_it_flows(default_system
         for version in ("1", "2"):
             path = f"/v2/models/digits-onnx/versions/{version}/infer"
             assert await shares(default_system, path) == {version: REQUESTS}
-    found = await shares(default_system)
-    assert abs(found["2"] - 0.1 * REQUESTS) <= 0.02 * REQUESTS, found
+    async with triton.InferenceServerClient(f"127.0.0.1:{default_system.grpc_port}") as client:
+        for version in ("1", "2"):
+            assert (await client.infer("digits-onnx", image(), version)).get_response().model_version == version
+        with pytest.raises(InferenceServerException, match="model not found"):
+            await client.infer("digits-onnx", image(), "3")
+        found = Counter([(await client.infer("digits-onnx", image())).get_response().model_version for _ in range(100)])
+        assert abs(found["2"] - 10) <= 2, found
+    found = await shares(default_system, requests=MANY)
+    assert abs(found["2"] - 0.1 * MANY) <= 0.02 * MANY, found
 
     settings["traffic"]["digits-onnx"] = {"1": 1, "2": 1}
     default_system.deploy(config)
