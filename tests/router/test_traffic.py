@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
 
+import grpc
 import pytest
 
 from deployments.router.directory import Directory, Entry, State
@@ -12,8 +15,9 @@ from deployments.router.dispatch import Dispatcher
 from deployments.router.keys import Keys, mint_key
 from deployments.router.traffic import Traffic
 from deployments.statistics import Statistics
+from tests.router.grpc_front import failure, infer_request, listening
 from tests.router.router_front import SIGNATURE, Front, ScriptedClient
-from workflows import Card
+from workflows import CallContext, Card
 from workflows.errors import ModelNotFound
 
 TENSOR = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1.0, 2.0]}
@@ -101,6 +105,8 @@ def test_a_version_whose_share_is_0_stands_in_for_nobody() -> None:
     assert found(directory, 20) == {"m-2": 20}  # which says that it is loading
     directory.remove("m-2")
     assert found(directory, 20) == {"m": 20}
+    alone = directory_of(entry_of("m-1", "1", "m"), traffic={"m": {"1": 0, "2": 1}})
+    assert found(alone, 20) == {"m-1": 20}
 
 
 def test_while_the_newest_version_is_not_ready_an_older_one_answers() -> None:
@@ -199,3 +205,68 @@ async def test_an_alias_means_all_versions() -> None:
     assert [one["version"] for one in stats] == ["1", "2"]
     front.directory.traffic = Traffic({"m": {"2": 1}})
     assert front.directory.find("other") is second
+
+
+async def test_a_request_ends_where_it_began_whatever_becomes_of_its_version() -> None:
+    gate, begun = asyncio.Event(), asyncio.Event()
+
+    async def waits(input_data: Any, call: CallContext) -> Any:
+        begun.set()
+        await gate.wait()
+        return {"outputs": input_data["inputs"], "parameters": {"by": "second"}}
+
+    async def drips(input_data: Any) -> AsyncGenerator[list[Any]]:
+        yield ["one"]
+        begun.set()
+        await gate.wait()
+        yield ["two"]
+
+    front = Front()
+    front.directory.put(entry_of("m"))
+    front.directory.traffic = Traffic({"m": {"2": 1}})
+    named = {"inputs": {"x": {"dtype": "float32", "shape": [1], "data": [1.0]}}}
+    for path, body in (("/v2/models/m/infer", {"inputs": [TENSOR]}), ("/v1/workflows/m/stream", named)):
+        second = entry_of("m-2", "2", "m")
+        assert second.card is not None
+        second.card = second.card.model_copy(update={"streams": True})
+        second.dispatcher.client = Counting(waits, drips)
+        front.directory.put(second)
+        gate.clear()
+        begun.clear()
+        asked = asyncio.create_task(front.post(path, body))
+        await asyncio.wait_for(begun.wait(), 10)
+        front.directory.traffic = Traffic({"m": {"1": 1}})
+        assert (await front.post("/v2/models/m/infer", {"inputs": [TENSOR]})).json()["model_version"] == "1"
+        front.directory.traffic = Traffic({"m": {"2": 1}})
+        front.directory.remove("m-2")
+        gate.set()
+        answer = await asked
+        assert answer.status_code == 200
+        assert ("two" if "stream" in path else '"second"') in answer.text
+        assert (await front.post("/v2/models/m/versions/2/infer", {"inputs": [TENSOR]})).status_code == 404
+
+
+async def test_versions_over_grpc() -> None:
+    front = Front()
+    second = entry_of("m-2", "2", "m")
+    for entry in (entry_of("m"), second):
+        front.directory.put(entry)
+    async with listening(front) as it, it.caller() as caller:
+
+        async def version_of(asked: str) -> str:
+            answer = await caller.call("ModelInfer", infer_request("m", model_version=asked))
+            assert answer.model_name == "m"
+            return str(answer.model_version)
+
+        assert [await version_of(asked) for asked in ("", "1", "2")] == ["1", "1", "2"]
+        assert list((await caller.ask("ModelMetadata", name="m", version="2")).versions) == ["1", "2"]
+        front.directory.traffic = Traffic({"m": {"1": 1, "2": 3}})
+        assert abs(Counter([await version_of("") for _ in range(100)])["2"] - 75) <= 2
+        second.state = "unloaded"
+        assert [(await caller.ask("ModelReady", name="m", version=one)).ready for one in ("", "1", "2")] == [
+            True,
+            True,
+            False,
+        ]
+        assert {await version_of("") for _ in range(20)} == {"1"}
+        assert (await failure(version_of("3"))).code() == grpc.StatusCode.NOT_FOUND
