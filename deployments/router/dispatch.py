@@ -64,6 +64,7 @@ class _Call:
     task: asyncio.Task[None]
 
 
+_MAX_NAME_CHARS: Final = 1024  # no id of a model is longer, and what has answered is remembered
 _HEAVY: Final = frozenset({str, bytes, dict, list, np.ndarray})
 
 
@@ -347,7 +348,7 @@ def affinity_of(input_data: Any, call: CallContext) -> str | None:
         return f"session {call.session_id}"
     parameters = input_data.get("parameters") if isinstance(input_data, dict) else None
     model = parameters.get("model") if isinstance(parameters, dict) and parameters else None
-    return MODEL + model if isinstance(model, str) else None
+    return MODEL + model if isinstance(model, str) and len(model) <= _MAX_NAME_CHARS else None
 
 
 def _bytes_of(value: Any) -> int:

@@ -61,6 +61,8 @@ def test_what_a_replica_may_remember() -> None:
     asked = {"inputs": {}, "parameters": {"model": "local/a/b"}}
     assert affinity_of(asked, alone) == "model local/a/b"
     assert affinity_of(asked, CallContext("r", session_id="s")) == "session s"
+    assert affinity_of({"parameters": {"model": "m" * 1024}}, alone)
+    assert affinity_of({"parameters": {"model": "m" * 1025}}, alone) is None
     for other in ({"parameters": {"model": 5}}, {"parameters": ["model"]}, {"model": "x"}, "text", None):
         assert affinity_of(other, alone) is None
 

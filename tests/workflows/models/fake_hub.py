@@ -45,7 +45,7 @@ class File:
 class FakeHub:
     """`repos` has the commits of each repository, `branches` what they are called; `seen` every request, as it came.
 
-    `chatter`: bytes that it says of a model beside what one asks.
+    `chatter`: bytes that it says of a model beside what one asks. `most_held`: files that were held up at once.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,8 @@ class FakeHub:
         self.branches: dict[tuple[str, str], str] = {}
         self.refused: dict[str, int] = {}
         self.seen: list[tuple[str, str, dict[str, str]]] = []
-        self.chatter = 0
+        self.chatter = self.holding = self.most_held = 0
+        self.counting = threading.Lock()
         self.endpoint = self.large = ""
 
     def push(self, repo: str, files: dict[str, File | bytes], branch: str = "main") -> str:
@@ -66,6 +67,17 @@ class FakeHub:
     def count(self, path: str) -> int:
         """How often something was asked for whose path contains this."""
         return sum(path in seen for _, seen, _ in self.seen)
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        with self.counting:
+            self.holding += 1
+            self.most_held = max(self.most_held, self.holding)
+        try:
+            yield
+        finally:
+            with self.counting:
+                self.holding -= 1
 
     def info(self, repo: str, revision: str) -> dict[str, Any] | None:
         commit = self.branches.get((repo, revision), revision)
@@ -144,8 +156,9 @@ class _Answers(BaseHTTPRequestHandler):
         self.wfile.write(content[start:middle])
         if file.hold_after is not None:
             self.wfile.flush()
-            file.reached.set()
-            file.go.wait(30)
+            with self.hub.counted():
+                file.reached.set()
+                file.go.wait(30)
         self.wfile.write(content[middle:end])
 
 

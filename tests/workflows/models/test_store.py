@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import shutil
 import threading
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -143,6 +144,34 @@ def test_one_model_does_not_wait_for_another(hub: FakeHub, settings: dict[str, A
         assert not waiting.done()
         slow.go.set()
         assert waiting.result().read_bytes() == slow.content
+
+
+def test_only_so_many_files_at_once_of_all_models(hub: FakeHub, settings: dict[str, Any]) -> None:
+    files = [File(b"m" * 100, hold_after=10) for _ in range(6)]
+    for number, file in enumerate(files):
+        hub.push(f"acme/m{number}", {"m.onnx": file, "n.onnx": b"n"})
+    ours = store(settings, parallel=2)
+    with ThreadPoolExecutor(6) as threads:
+        waiting = [threads.submit(ours.fetch, parse_ref(f"huggingface/acme/m{number}")) for number in range(6)]
+        while hub.count("/api/models/") < 6 or sum(file.reached.wait(0.01) for file in files) < 2:
+            assert not any(future.done() for future in waiting)
+        for file in files:
+            file.go.set()
+        for future in waiting:
+            assert sorted(path.name for path in future.result().iterdir()) == ["m.onnx", "n.onnx"]
+    assert hub.most_held == 2
+
+
+def test_what_an_operator_deletes_is_downloaded_again_as_it_was(hub: FakeHub, settings: dict[str, Any]) -> None:
+    commit = hub.push("acme/digits", {"m.onnx": b"one"})
+    ours = store(settings)
+    ours.fetch(parse_ref(DIGITS))
+    hub.push("acme/digits", {"m.onnx": b"two"})
+    for begun in (ours, store(settings)):
+        shutil.rmtree(settings["cache"] / "models")
+        assert begun.fetch(parse_ref(DIGITS)).name == commit
+        assert begun.fetch(parse_ref(f"{DIGITS}:m.onnx")).read_bytes() == b"one"
+    assert hub.count("/api/models/") == 1
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
