@@ -19,9 +19,9 @@ from workflows.errors import InvalidInput, ModelNotFound, Overloaded, UpstreamFa
 from workflows.models.download import Download
 from workflows.models.hub import Hub
 from workflows.models.records import ModelsLock
-from workflows.models.ref import parse_ref
+from workflows.models.ref import ModelRef, parse_ref
 from workflows.models.sources import ModelSources
-from workflows.models.storage import RemoteFile
+from workflows.models.storage import Listing, RemoteFile
 from workflows.models.store import ModelStore
 
 DIGITS = "huggingface/acme/digits"
@@ -329,6 +329,46 @@ def test_a_storage_that_only_drips_is_given_up(tmp_path: Path) -> None:
         ).into(tmp_path / "final")
     assert closed == [3 * attempt for attempt in range(20)]
     assert not (tmp_path / "final").exists()
+
+
+class Unsized:
+    """A storage that says the size of nothing, and gives whatever it gives."""
+
+    def __init__(self, *sizes: int) -> None:
+        self.sizes = {f"m{number}.onnx": size for number, size in enumerate(sizes)}
+        self.given = 0
+
+    def listing(self, ref: ModelRef) -> Listing:
+        return Listing(commit="a" * 40, files=dict.fromkeys(self.sizes, RemoteFile()))
+
+    def read(self, ref: ModelRef, commit: str, file: str, start: int, mark: str | None) -> Generator[bytes]:
+        for _ in range(0, self.sizes[file], 1 << 20):
+            self.given += 1 << 20
+            yield bytes(1 << 20)
+
+
+def test_a_model_whose_size_nobody_said_ends_when_it_proves_to_be_too_large(settings: dict[str, Any]) -> None:
+    ours = store(settings, max_file_bytes=4 << 20, max_model_bytes=5 << 20, parallel=1)
+    ours._storages["huggingface"] = Unsized(3 << 20, 3 << 20, 3 << 20)
+    with pytest.raises(InvalidInput, match=f"the model is larger than {5 << 20} bytes"):
+        ours.fetch(parse_ref(DIGITS))
+    assert left(settings) == ["m0.onnx"]
+    ours._storages["huggingface"] = Unsized(5 << 20)
+    with pytest.raises(InvalidInput, match=f"a file of the model is larger than {4 << 20} bytes"):
+        ours.fetch(parse_ref(f"{DIGITS}@other"))
+    assert left(settings) == ["m0.onnx"]
+
+
+def test_a_disk_that_fills_up_in_the_middle_ends_the_download(settings: dict[str, Any]) -> None:
+    """Whatever was said of its size, and whoever else fills it."""
+    endless = Unsized(1 << 30)
+    ours = store(settings, disk_bytes=100 << 20)
+    ours._storages["huggingface"] = endless
+    with pytest.raises(Overloaded, match="no room") as caught:
+        ours.fetch(parse_ref(DIGITS))
+    assert caught.value.retry_after_s
+    assert endless.given <= 200 << 20
+    assert left(settings) == []
 
 
 def test_a_cache_that_cannot_be_written_is_said(hub: FakeHub, settings: dict[str, Any], tmp_path: Path) -> None:
