@@ -331,15 +331,16 @@ def test_a_storage_that_only_drips_is_given_up(tmp_path: Path) -> None:
     assert not (tmp_path / "final").exists()
 
 
-class Unsized:
-    """A storage that says the size of nothing, and gives whatever it gives."""
+class Generous:
+    """A storage that gives these sizes, whatever it `said` of each."""
 
-    def __init__(self, *sizes: int) -> None:
+    def __init__(self, *sizes: int, said: int | None = None) -> None:
         self.sizes = {f"m{number}.onnx": size for number, size in enumerate(sizes)}
+        self.said = RemoteFile(size=said)
         self.given = 0
 
     def listing(self, ref: ModelRef) -> Listing:
-        return Listing(commit="a" * 40, files=dict.fromkeys(self.sizes, RemoteFile()))
+        return Listing(commit="a" * 40, files=dict.fromkeys(self.sizes, self.said))
 
     def read(self, ref: ModelRef, commit: str, file: str, start: int, mark: str | None) -> Generator[bytes]:
         for _ in range(0, self.sizes[file], 1 << 20):
@@ -347,21 +348,25 @@ class Unsized:
             yield bytes(1 << 20)
 
 
-def test_a_model_whose_size_nobody_said_ends_when_it_proves_to_be_too_large(settings: dict[str, Any]) -> None:
+def test_what_proves_to_be_larger_than_was_said_or_than_it_may_be_ends_then(settings: dict[str, Any]) -> None:
     ours = store(settings, max_file_bytes=4 << 20, max_model_bytes=5 << 20, parallel=1)
-    ours._storages["huggingface"] = Unsized(3 << 20, 3 << 20, 3 << 20)
+    ours._storages["huggingface"] = Generous(3 << 20, 3 << 20, 3 << 20)
     with pytest.raises(InvalidInput, match=f"the model is larger than {5 << 20} bytes"):
         ours.fetch(parse_ref(DIGITS))
     assert left(settings) == ["m0.onnx"]
-    ours._storages["huggingface"] = Unsized(5 << 20)
+    ours._storages["huggingface"] = Generous(5 << 20)
     with pytest.raises(InvalidInput, match=f"a file of the model is larger than {4 << 20} bytes"):
         ours.fetch(parse_ref(f"{DIGITS}@other"))
     assert left(settings) == ["m0.onnx"]
+    ours._storages["huggingface"] = more = Generous(1 << 40, said=2 << 20)
+    with pytest.raises(UpstreamFailed, match="another content"):
+        ours.fetch(parse_ref(f"{DIGITS}@third"))
+    assert (more.given, left(settings)) == (3 << 20, ["m0.onnx"])
 
 
 def test_a_disk_that_fills_up_in_the_middle_ends_the_download(settings: dict[str, Any]) -> None:
     """Whatever was said of its size, and whoever else fills it."""
-    endless = Unsized(1 << 30)
+    endless = Generous(1 << 30)
     ours = store(settings, disk_bytes=100 << 20)
     ours._storages["huggingface"] = endless
     with pytest.raises(Overloaded, match="no room") as caught:
