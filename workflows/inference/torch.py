@@ -126,12 +126,12 @@ class TorchInferenceWorkflow(TensorModelWorkflow):
 
         self._torch = torch
         self._device = prepare_device(torch, self.resources, self._threads)
-        path = resolve_model(self._file, self._root, self._sources)
+        path = resolve_model(self._file, self._root, self._trusted())
         if self._module is not None:
             content = read_weights(path, self._pin)
             loaded = self._placed(from_class(torch, safetensors.torch, self._module, self._module_options, content))
         else:
-            kind, content = read_program(path, self._pin, sources_of(self._sources).code_sha256)
+            kind, content = read_program(path, self._pin, self._trusted().code_sha256)
             if kind == "torchscript":
                 loaded = self._placed(from_torchscript(torch, content))
             else:
@@ -149,6 +149,11 @@ class TorchInferenceWorkflow(TensorModelWorkflow):
         self._program = None
         if self._device.type == "cuda":
             self._torch.cuda.empty_cache()
+
+    def _trusted(self) -> ModelSources:
+        """The sources, which may give what this workflow's own hash allows as well."""
+        said = sources_of(self._sources)
+        return said if self._pin is None else said.model_copy(update={"code_sha256": said.code_sha256 | {self._pin}})
 
     # ---- other models ----------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from tests.workflows.models.fake_hub import FakeHub, File
 from tests.workflows.models.graphs import adds, model, tensor
 from tests.workflows.models.payloads import PAYLOADS, Canary
 from tests.workflows.tiny_transformers import save_tiny_bert
-from tests.workflows.torch_models import Affine
+from tests.workflows.torch_models import Affine, X, exported, pin, scripted
 from workflows.base import BaseInferenceWorkflow
 from workflows.errors import InvalidInput, ModelNotFound, WorkflowError
 from workflows.inference.embedding import EmbeddingWorkflow
@@ -93,6 +93,28 @@ def test_a_program_needs_a_hash_that_the_operator_knows(hub: FakeHub, settings: 
     settings["code_sha256"] = []  # it is in the cache now, and still needs one
     with pytest.raises(InvalidInput, match="must be pinned"):
         TorchInferenceWorkflow(model=text, sources=ModelSources.model_validate(settings)).setup()
+
+
+@pytest.mark.parametrize("form", ["exported", "torchscript"])
+def test_a_program_by_its_id_and_its_hash(hub: FakeHub, sources: ModelSources, tmp_path: Path, form: str) -> None:
+    module, path = Affine(), tmp_path / "program"
+    if form == "exported":
+        exported(module, path, torch.zeros(2, 4))
+    else:
+        scripted(module, path)
+    hub.push("acme/model", {"model.bin": path.read_bytes()})
+
+    def made(sha256: str) -> TorchInferenceWorkflow:
+        inputs = X if form == "torchscript" else None
+        return TorchInferenceWorkflow(model=f"{ID}:model.bin", sources=sources, sha256=sha256, inputs=inputs)
+
+    with pytest.raises(InvalidInput, match="not kept"):
+        made("0" * 64).setup()
+    x = np.ones((2, 4), np.float32)
+    (answer,) = made(pin(path).upper()).setup().inference({"inputs": {"x": x}}).outputs.values()
+    np.testing.assert_allclose(answer, module(torch.from_numpy(x)).detach().numpy(), rtol=1e-5)
+    with pytest.raises(InvalidInput, match="not the pinned one"):
+        made("0" * 64).setup()
 
 
 def test_sentence_embeddings_by_an_id(hub: FakeHub, sources: ModelSources) -> None:
