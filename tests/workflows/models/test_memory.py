@@ -8,7 +8,8 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any
+from functools import partial
+from typing import Any, NoReturn
 
 import pytest
 
@@ -229,11 +230,9 @@ def test_where_no_thread_can_be_started_nobody_waits_for_one(models: Models, mon
 
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", exhausted)
-        for _ in range(2):
+        for ask in (partial(use, memory), memory.loading, partial(use, memory)):
             with pytest.raises(Overloaded):
-                use(memory, "a", models.load("a", 40))
-            with pytest.raises(Overloaded):
-                memory.loading("a", models.load("a", 40))
+                ask("a", models.load("a", 40))
     assert use(memory, "a", models.load("a", 40)) == "a"
 
 
@@ -267,6 +266,27 @@ def test_a_load_that_fails_in_its_middle_gives_its_room_back(models: Models) -> 
     assert memory.held() == ["a"]
     assert use(memory, "c", models.load("c", 60)) == "c"
     models.wait(lambda: models.freed == ["a"])
+
+
+def test_while_one_is_loaded_in_excess_of_the_budget_the_others_stay(models: Models) -> None:
+    memory = Memory(Size(100), patience_s=30)
+    for name in "ab":
+        use(memory, name, models.load(name, 40))
+    go, began = threading.Event(), threading.Event()
+
+    def breaks(make_room: MakeRoom) -> Loaded[bytearray]:
+        make_room(Size(40))
+        began.set()
+        return _raise(go, ModelNotFound())
+
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(use, memory, "c", breaks)
+        assert began.wait(10)
+        use(memory, "a", models.load("a", 40))  # and given back, which is when others are put out
+        go.set()
+        with pytest.raises(ModelNotFound):
+            waiting.result()
+    assert (memory.held(), models.freed, memory.used) == (["b", "a"], [], Size(80))
 
 
 @pytest.mark.parametrize("size", [Size(101), Size(10, 51)])
@@ -351,7 +371,7 @@ def test_a_load_can_be_begun_without_waiting_for_it(models: Models, clock: list[
     assert memory.loading("c", models.load("c", 100)) is None
 
 
-def _raise(when: threading.Event, error: WorkflowError) -> None:
+def _raise(when: threading.Event, error: WorkflowError) -> NoReturn:
     when.wait()
     raise error
 
