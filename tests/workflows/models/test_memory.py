@@ -2,54 +2,18 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from functools import partial
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytest
 
+from tests.workflows.models.byte_models import Memory, Models, ended, use
 from workflows.errors import ModelNotFound, NotReady, Overloaded, UpstreamFailed, WorkflowError
 from workflows.models.loaded import Loaded, MakeRoom, Size
-from workflows.models.memory import ModelMemory
-
-Memory = ModelMemory[bytearray]
-
-
-class Models:
-    """Models that are arrays of bytes, told apart by their first byte; `freed` and `loaded` say what has happened."""
-
-    def __init__(self) -> None:
-        self.loaded: list[str] = []
-        self.freed: list[str] = []
-        self.changed = threading.Condition()
-
-    def load(self, name: str, host: int, gpu: int = 0, before: Callable[[], Any] = lambda: None) -> Any:
-        def run(make_room: MakeRoom) -> Loaded[bytearray]:
-            before()
-            make_room(Size(host, gpu))
-            content = bytearray(host)
-            content[0] = ord(name[0])
-            with self.changed:
-                self.loaded.append(name)
-                self.changed.notify_all()
-            return Loaded(content, Size(host, gpu), lambda: self.free(name, content))
-
-        return run
-
-    def free(self, name: str, content: bytearray) -> None:
-        content[0] = 0  # whoever still uses it sees that
-        with self.changed:
-            self.freed.append(name)
-            self.changed.notify_all()
-
-    def wait(self, done: Callable[[], bool]) -> None:
-        with self.changed:
-            assert self.changed.wait_for(done, 10)
 
 
 @pytest.fixture
@@ -60,11 +24,6 @@ def models() -> Models:
 @pytest.fixture
 def clock() -> list[float]:
     return [100.0]
-
-
-def use(memory: Memory, key: str, load: Any, **how: Any) -> str:
-    with memory.lease(key, load, **how) as content:
-        return chr(content[0])
 
 
 def test_a_model_is_loaded_once_and_stays(models: Models) -> None:
@@ -289,6 +248,17 @@ def test_while_one_is_loaded_in_excess_of_the_budget_the_others_stay(models: Mod
     assert (memory.held(), models.freed, memory.used) == (["b", "a"], [], Size(80))
 
 
+def test_what_exceeds_the_budget_goes_once_it_was_used_where_nothing_else_can(models: Models) -> None:
+    memory = Memory(Size(100), patience_s=1000)
+    with memory.lease("a", models.load("a", 40)), memory.lease("b", models.load("b", 40)):
+        with pytest.raises(NotReady):
+            use(memory, "c", models.load("c", 40), wait_s=0)
+        ended()
+        assert (memory.used, models.freed) == (Size(120), [])  # who was told to come back will find it
+        assert use(memory, "c", models.load("c", 40)) == "c"
+        assert (memory.used, models.freed, models.loaded) == (Size(80), ["c"], ["a", "b", "c"])
+
+
 @pytest.mark.parametrize("size", [Size(101), Size(10, 51)])
 def test_a_model_larger_than_everything_puts_nothing_out(models: Models, size: Size) -> None:
     memory = Memory(Size(100, 50))
@@ -429,72 +399,5 @@ def test_closing_ends_those_who_wait_and_frees_what_comes_late(models: Models) -
     go.set()
     assert models.freed == []
     # Making room is refused once it is closed, so that nothing is loaded at all.
-    loads = [thread for thread in threading.enumerate() if thread.name == "model-load"]
-    for thread in loads:
-        thread.join(10)
+    ended()
     assert models.loaded == []
-
-
-@pytest.mark.parametrize("swap", [True, False])
-def test_five_models_in_the_memory_of_two_and_a_half(models: Models, swap: bool) -> None:
-    """500 requests from 16 threads: every answer right, the budget kept but for one model, far fewer loads than requests."""
-    megabyte = 1 << 20
-    memory = Memory(Size(100 * megabyte), swap=swap, patience_s=60)
-    chance = random.Random(4)
-    # Some models are asked for more than others, as everywhere.
-    wanted = chance.choices("abcde", weights=[8, 4, 2, 1, 1], k=500)
-
-    def ask(name: str) -> str:
-        with ExitStack() as leases:
-            content = leases.enter_context(memory.lease(name, models.load(name, 40 * megabyte)))
-            total = content[0] + sum(content[megabyte::megabyte])
-            return chr(total)
-
-    with ThreadPoolExecutor(16) as threads:
-        answers = list(threads.map(ask, wanted))
-    assert answers == wanted
-    assert memory.statistics.peak.host <= (140 if swap else 100) * megabyte
-    assert 5 <= memory.statistics.loads == len(models.loaded) < 250
-    assert len(memory.held()) == 2
-    before = list(models.freed)
-    with pytest.raises(ModelNotFound):
-        use(memory, "nonsense", _nowhere)
-    assert models.freed == before
-
-
-@pytest.mark.parametrize("swap", [True, False])
-@pytest.mark.parametrize("seed", range(3))
-def test_whatever_happens_the_books_are_right(models: Models, swap: bool, seed: int) -> None:
-    """Models of all sizes, failing loads, leases that overlap and patience that ends, from eight threads at once."""
-    sizes = {"a": 10, "b": 30, "c": 45, "d": 60, "e": 95}
-    memory = Memory(Size(100), swap=swap, patience_s=0.2, refuse_s=0)
-
-    def some(number: int) -> int:
-        chance = random.Random(seed * 100 + number)
-        served = 0
-        for _ in range(60):
-            name = chance.choice("abcdex")
-            load = models.load(name, sizes[name]) if name in sizes else _nowhere
-            try:
-                with memory.lease(name, load, wait_s=chance.choice([0, 0.01, None])) as content:
-                    assert chr(content[0]) == name
-                    if chance.random() < 0.1:
-                        use(memory, "a", models.load("a", 10), wait_s=0.01)
-                    assert chr(content[0]) == name
-                    served += 1
-            except (NotReady, ModelNotFound):
-                continue
-        return served
-
-    with ThreadPoolExecutor(8) as threads:
-        assert sum(threads.map(some, range(8))) > 0
-    assert memory.statistics.peak.host <= (195 if swap else 100)
-    memory.close()
-    for thread in [thread for thread in threading.enumerate() if thread.name == "model-load"]:
-        thread.join(10)
-    assert memory.used == Size()
-    assert sorted(models.freed) == sorted(models.loaded)
-
-
-def _nowhere(make_room: MakeRoom) -> Loaded[bytearray]:
-    raise ModelNotFound
