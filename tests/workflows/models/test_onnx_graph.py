@@ -135,6 +135,15 @@ def test_the_layout_of_the_hubs_cache_loads_and_what_only_looks_like_it_does_not
     assert check_onnx(snapshot / "model.onnx", "m") == (repo / "blobs" / "aa").stat().st_size + 16
     assert runs(snapshot / "model.onnx")
 
+    # Only files are links there.
+    (snapshot.parent / "more").mkdir()
+    (snapshot.parent / "more" / "data").symlink_to("../../../blobs/bb")
+    (snapshot / "linked").symlink_to("../more")
+    (repo / "blobs" / "dd").write_bytes(model(tensor("linked/data")).SerializeToString())
+    (snapshot / "linked.onnx").symlink_to("../../../blobs/dd")
+    with pytest.raises(InvalidInput, match="link"):
+        check_onnx(snapshot / "linked.onnx", "m")
+
     other = tmp_path / "models--acme--secret" / "blobs"
     other.mkdir(parents=True)
     np.arange(4, dtype=np.float32).tofile(other / "cc")
