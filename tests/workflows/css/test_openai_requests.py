@@ -256,9 +256,36 @@ def test_rows_are_whole(provider: ProviderName) -> None:
         assert endpoint.path.startswith("/")
 
 
-async def test_the_providers_complaint_names_what_the_caller_said(key: SecretRef) -> None:
-    told = {"error": {"message": "no", "type": "invalid_request_error", "param": "max_completion_tokens", "code": None}}
+@pytest.mark.parametrize(
+    ("wire", "ours"),
+    [
+        ("max_completion_tokens", "sampling.max_tokens"),
+        ("temperature", "sampling.temperature"),
+        ("messages.[0].content", "messages"),
+        ("tools[3].function.name", "tools"),
+        ("model", "model"),
+        ("sk-of-the-operator", None),  # a field that nobody has, and perhaps a secret
+        ("messages_of_mine", None),
+        ("a" * 128, None),
+        (None, None),
+    ],
+)
+async def test_the_providers_complaint_names_what_the_caller_said_and_nothing_else(
+    wire: str | None, ours: str | None, key: SecretRef
+) -> None:
+    told = {"error": {"message": "no", "type": "invalid_request_error", "param": wire, "code": None}}
     async with played(answer(400, told), provider="groq", key=key) as (workflow, _):
+        for asking in (workflow.ainference(HI), anext(workflow.astream(HI))):
+            with pytest.raises(InvalidInput) as caught:
+                await asking
+            said = "the upstream model does not take this input"
+            assert (caught.value.param, caught.value.message) == (ours, f"{ours}: {said}" if ours else said)
+
+
+@pytest.mark.parametrize("asked", [{"text": "hi"}, {"tokens": [1, 2]}], ids=["text", "tokens"])
+async def test_a_complaint_about_the_input_names_the_way_in_which_it_came(asked: Any, key: SecretRef) -> None:
+    told = {"error": {"message": "no", "param": "input"}}
+    async with played(answer(400, told), provider="openai", endpoint="embeddings", key=key) as (workflow, _):
         with pytest.raises(InvalidInput) as caught:
-            await workflow.ainference(HI)
-    assert caught.value.param == "sampling.max_tokens"
+            await workflow.ainference(asked)
+    assert [caught.value.param] == list(asked)

@@ -6,6 +6,7 @@ of ours, because it costs money.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from workflows.errors import InvalidInput, Unsupported
 from workflows.inference.css.providers import ParameterName, Takes
 from workflows.types.conversation import Message
 from workflows.types.embed import Embed
+from workflows.types.exchange import Exchange
 from workflows.types.text import Generate, Sampling
 
 __all__ = ["check_embed", "check_generate", "most_tokens", "ours_for", "sampling_of"]
@@ -21,6 +23,10 @@ _SAMPLING: Final[tuple[ParameterName, ...]] = (
     *("min_tokens", "temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty"),
     *("presence_penalty", "frequency_penalty", "logit_bias", "seed", "stop"),
 )
+_CONTENTS: Final = frozenset({"messages", "prompt", "input"})
+"""What a model is to read or say, as providers call it."""
+_ASKED: Final = ("messages", "prompt", "prompt_tokens", "text", "tokens")
+"""The same, as callers do."""
 _NEUTRAL: Final = {name: field.get_default(call_default_factory=True) for name, field in Sampling.model_fields.items()}
 
 
@@ -82,9 +88,17 @@ def check_embed(asked: Embed, takes: Takes, provider: str) -> None:
             raise _lacks(provider, name)
 
 
-def ours_for(wire: str | None, takes: Takes) -> str | None:
-    """What a field of a request, as a provider calls it, is called in the exchange types; None for one that is not known."""
-    ours = next((name for name, theirs in takes.parameters.items() if theirs is not None and theirs == wire), None)
+def ours_for(wire: str | None, asked: Exchange, takes: Takes) -> str | None:
+    """What a caller knows the field by that a provider complains of; None for one that no caller knows.
+
+    Providers may write there what they like, so that none of it is repeated: what is left is the name of a field of ours.
+    """
+    root = re.split(r"[.\[]", wire or "", maxsplit=1)[0]
+    if root in _CONTENTS:
+        return next((name for name in _ASKED if getattr(asked, name, None) is not None), None)
+    ours = next((name for name, theirs in takes.parameters.items() if theirs == root), None)
+    if ours is None:
+        return root if root in type(asked).model_fields else None
     return f"sampling.{ours}" if ours == "max_tokens" or ours in _SAMPLING else ours
 
 

@@ -191,7 +191,7 @@ class CSSInferenceWorkflow(AsyncInferenceWorkflow[Exchange, Exchange, Any]):
         try:
             answer: Exchange = await self._upstream.ask(lambda attempt: self._asking.whole(order, self._means))
         except InvalidInput as error:
-            raise self._in_callers_words(error) from None
+            raise self._in_callers_words(error, order) from None
         if order.echo and isinstance(answer, Generated):
             return answer.model_copy(update={"text": order.echo + answer.text})
         return answer
@@ -210,7 +210,7 @@ class CSSInferenceWorkflow(AsyncInferenceWorkflow[Exchange, Exchange, Any]):
                         echo = ""
                     yield chunk
         except InvalidInput as error:
-            raise self._in_callers_words(error) from None
+            raise self._in_callers_words(error, order) from None
 
     def card(self, name: str, summary: str = "") -> Card:
         known: dict[str, Any] = {
@@ -232,12 +232,11 @@ class CSSInferenceWorkflow(AsyncInferenceWorkflow[Exchange, Exchange, Any]):
         """Those of the endpoint, which is an option and no class of its own."""
         return self._asking.types
 
-    def _in_callers_words(self, error: InvalidInput) -> InvalidInput:
-        """The provider's complaint, about what the caller calls by another name."""
-        ours = ours_for(error.param, self._takes)
-        if ours is None or error.param is None:
-            return error
+    def _in_callers_words(self, error: InvalidInput, order: Order) -> InvalidInput:
+        """The provider's complaint, about what the caller knows by another name, or not at all."""
+        ours = ours_for(error.param, order.asked, self._takes)
+        says = error.message.removeprefix(f"{error.param}: ")
         renamed = copy(error)
         renamed.param = ours
-        renamed.message = error.message.replace(error.param, ours, 1)
+        renamed.message = says if ours is None else f"{ours}: {says}"
         return renamed
