@@ -52,8 +52,10 @@ from workflows.remote.clock import Clock
 
 __all__ = [
     "ANSWER",
+    "CALLERS_KEY",
     "FAULTS",
     "KEY",
+    "POLICY",
     "PROMPT",
     "Dialect",
     "Fault",
