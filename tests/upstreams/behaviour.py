@@ -78,7 +78,7 @@ async def counts_what_it_took(given: Given) -> None:
 
 async def ends_before_a_stop_string(given: Given) -> None:
     if not given.peer.stops:
-        return
+        pytest.skip("its stop strings are part of the text, or it has none")
     async with _asking(given) as workflow:
         whole = (await workflow.ainference(given.peer.ask)).text
         stop = whole[len(whole) // 2 :][:3]
@@ -91,7 +91,7 @@ async def ends_before_a_stop_string(given: Given) -> None:
 
 async def refuses_what_is_too_long(given: Given) -> None:
     if not given.peer.bounded:
-        return
+        pytest.skip("it says of no text that it is too long")
     long = "for " * 4000
     asked = {**given.peer.ask, "prompt": long}
     if "messages" in given.peer.ask:
@@ -106,7 +106,7 @@ async def refuses_what_is_too_long(given: Given) -> None:
 
 async def does_not_find_another_model(given: Given) -> None:
     if not given.peer.named:
-        return
+        pytest.skip("it knows its model by no name")
     async with _asking(given, model="nobody-has-it") as workflow:
         with pytest.raises(ModelNotFound):
             await workflow.ainference(given.peer.ask)
@@ -164,11 +164,12 @@ async def tells_nobody_its_key(given: Given) -> None:
 
 
 async def is_a_workflow_like_any_other(given: Given) -> None:
-    if given.peer.ours:
-        other = {**given.peer.ask, "prompt": "A class"}
-        if "messages" in given.peer.ask:
-            other = {**given.peer.ask, "messages": [{"role": "user", "content": "A class"}]}
-        await asyncio.to_thread(check_workflow, given.peer.make(given.address), given.peer.ask, more=[other])
+    if not given.peer.ours:
+        pytest.skip("the kit asks too often for a server that is slow")
+    other = {**given.peer.ask, "prompt": "A class"}
+    if "messages" in given.peer.ask:
+        other = {**given.peer.ask, "messages": [{"role": "user", "content": "A class"}]}
+    await asyncio.to_thread(check_workflow, given.peer.make(given.address), given.peer.ask, more=[other])
 
 
 CHECKS: Final[list[Check]] = [
