@@ -122,7 +122,7 @@ class Directory:
         if version:
             found = next((entry for entry in versions if entry.version == version), None)
         else:
-            ready = {entry.version: entry for entry in versions if entry.state == "ready"}
+            ready = {entry.version: entry for entry in reversed(versions) if entry.state == "ready"}
             chosen = self.traffic.choose(known_as, ready.keys(), session)
             others = [*([] if named is None else [named]), *reversed(versions)]
             wanted = [entry for entry in others if not self.traffic.leaves_out(known_as, entry.version)] or others

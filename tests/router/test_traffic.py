@@ -135,6 +135,12 @@ def test_a_version_is_found_by_its_number_and_an_application_by_its_name() -> No
             directory.find(name, version=version)
 
 
+def test_of_two_that_say_to_be_the_same_version_one_answers_always() -> None:
+    directory = directory_of(entry_of("a", "1", "m"), entry_of("b", "1", "m"), traffic={"m": {"1": 1}})
+    assert directory.find("m", version="1").name == "a"
+    assert found(directory, 20) == {"a": 20}
+
+
 def test_without_an_application_of_that_name_the_newest_version_answers() -> None:
     directory = directory_of(*(entry_of(f"m-{version}", version, "m") for version in ("9", "10", "2", "v1")))
     assert [entry.version for entry in directory.versions("m")] == ["v1", "2", "9", "10"]
