@@ -251,8 +251,10 @@ def test_while_one_is_loaded_in_excess_of_the_budget_the_others_stay(models: Mod
 def test_what_exceeds_the_budget_goes_once_it_was_used_where_nothing_else_can(models: Models) -> None:
     memory = Memory(Size(100), patience_s=1000)
     with memory.lease("a", models.load("a", 40)), memory.lease("b", models.load("b", 40)):
+        go = threading.Event()
         with pytest.raises(NotReady):
-            use(memory, "c", models.load("c", 40), wait_s=0)
+            use(memory, "c", models.load("c", 40, before=lambda: go.wait(10)), wait_s=0)
+        go.set()
         ended()
         assert (memory.used, models.freed) == (Size(120), [])  # who was told to come back will find it
         assert use(memory, "c", models.load("c", 40)) == "c"
