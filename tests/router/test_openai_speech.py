@@ -225,10 +225,10 @@ async def test_audio_leaves_as_it_is_made() -> None:
     assert start["status"] == 200
     assert (await visit.next())["body"] == b"abc"
     assert not task.done()
-    stage.put([piece(b"")], [piece(b"d")], None)
+    stage.put([piece(b"d")], [piece(b"e")], None)
     await finished(task)
     rest = visit.rest()
-    assert b"".join(message["body"] for message in rest) == b"d"
+    assert b"".join(message["body"] for message in rest) == b"de"
     assert [message["more_body"] for message in rest] == [True] * (len(rest) - 1) + [False]
     assert stage.front.lines.last["code"] == "ok"
     assert stage.front.lines.last["chunks"] == 4
@@ -281,14 +281,17 @@ async def test_what_fails_later_leaves_the_body_without_an_end(late: Any, code: 
     assert stage.closed == 1
 
 
+@pytest.mark.parametrize("sent", [0, 1])
 @pytest.mark.parametrize("form", ["audio", "sse"])
-async def test_who_leaves_stops_it(form: str) -> None:
+async def test_who_leaves_stops_it(form: str, sent: int) -> None:
+    """Before the first audio, and later."""
     stage = Stage()
     visit = stage.visit(stream_format=form)
-    stage.put([piece(b"a")])
+    stage.put(*[[piece(b"a")]] * sent)
     task = visit.start()
-    await visit.next()
-    await visit.next()
+    await stage.begun.wait()
+    for _ in range(2 * sent):
+        await visit.next()
     visit.leave()
     await finished(task)
     assert stage.closed == 1
@@ -326,12 +329,12 @@ async def test_first_audio_that_does_not_come_is_504() -> None:
 
 async def test_events_bring_the_audio_and_at_last_how_much_it_was() -> None:
     stage = Stage()
-    chunks = [[piece(b"a", 0.1), piece(b"", 0.2)], [piece(b"bc", 0.3)], None]
+    chunks = [[piece(b"a", 0.1), piece(b"b", 0.2)], [piece(b"cd", 0.3)], None]
     answer = await stage.said(*chunks, stream_format="sse", input="Grüße")
     assert answer.headers["content-type"] == "text/event-stream"
     *deltas, done = events(answer.text)
     assert deltas == [
-        {"type": "speech.audio.delta", "audio": base64.b64encode(audio).decode()} for audio in (b"a", b"bc")
+        {"type": "speech.audio.delta", "audio": base64.b64encode(audio).decode()} for audio in (b"a", b"b", b"cd")
     ]
     assert done == {
         "type": "speech.audio.done",

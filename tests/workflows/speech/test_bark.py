@@ -18,6 +18,7 @@ from workflows.demo.tiny_bark import VOICES, build
 from workflows.errors import Cancelled, InvalidInput, WorkflowError
 from workflows.inference.speech.bark_voices import INDEX, read_presets
 from workflows.inference.speech.engine import AudioInferenceResult, Sentence
+from workflows.inference.torch_device import Dtype
 from workflows.tensors import Array
 
 TEXTS = ("Hello there.", "Another text, which is longer.", "Hi.")
@@ -115,6 +116,20 @@ def test_what_is_said_in_company_is_what_is_said_alone(bark: BarkHFInferenceWork
         alone = bark.synthesize(sentence)
         assert isinstance(said, AudioInferenceResult)
         np.testing.assert_allclose(said.audio_array, alone.audio_array, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_says_it_as_well(directory: Path, dtype: Dtype) -> None:
+    workflow = BarkHFInferenceWorkflow(str(directory), threads=1, dtype=dtype)
+    workflow.resources = Resources()
+    workflow.setup()
+    try:
+        one, other = (heard(workflow.inference({"text": text})) for text in TEXTS[:2])
+        assert one.dtype == np.float32
+        assert np.sqrt(np.mean(one**2)) > 0.02
+        assert likeness(one, other) < 0.9
+    finally:
+        workflow.teardown()
 
 
 def test_a_batch_has_one_voice(bark: BarkHFInferenceWorkflow, monkeypatch: pytest.MonkeyPatch) -> None:

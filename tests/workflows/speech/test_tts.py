@@ -239,6 +239,49 @@ async def test_nobody_is_answered_after_the_deadline() -> None:
         assert tones.batches == []
 
 
+async def test_a_deadline_in_mid_text_ends_the_stream_and_what_was_made_ahead_is_dropped() -> None:
+    call = CallContext()
+    async with serving(Tones()) as tones:
+        with working_for(call):
+            stream = tones.astream({"text": "Ab. " * 1000, "format": "opus"})
+            async with aclosing(stream):
+                assert (await anext(stream)).audio
+                call.deadline = 0.0
+                with pytest.raises(DeadlineExceeded) as late:
+                    while True:
+                        await anext(stream)
+        assert late.value.may_have_run
+        assert sum(map(len, tones.batches)) <= 2 * (1 + tones.sentences_ahead)
+
+
+@pytest.mark.parametrize("read", [0, 1])
+async def test_who_leaves_leaves_nothing_behind(read: int) -> None:
+    """Before the first audio, and later."""
+    async with serving(Tones()) as tones:
+        tones.concurrency = 2
+        await tones.ainference({"text": "A."})
+        tasks, threads = len(asyncio.all_tasks()), threading.active_count()
+        for _ in range(5):
+            tones.gate.set()
+            tones.begun.clear()
+            stream = tones.astream({"text": "Long. " * 1000, "format": "mp3"})
+            for _ in range(read):
+                await anext(stream)
+            tones.gate.clear()
+            waiting = asyncio.create_task(anext(stream))
+            await asyncio.to_thread(tones.begun.wait)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            await stream.aclose()
+            assert not tones._engine._lanes
+        tones.gate.set()
+        said = sum(map(len, tones.batches))
+        assert (await tones.ainference({"text": "B."})).seconds > 0
+        assert sum(map(len, tones.batches)) == said + 1
+        assert len(asyncio.all_tasks()) == tasks
+        assert threading.active_count() <= threads + 8  # those of `asyncio.to_thread` stay
+
+
 @pytest.mark.parametrize("text", [" ", "...", "\n" * 100_000, "?! " * 1000])
 async def test_a_text_without_words_is_refused(text: str) -> None:
     async with serving(Tones()) as tones:

@@ -156,11 +156,11 @@ async def _as_asked(groups: AsyncGenerator[list[Any]]) -> AsyncGenerator[list[An
 
 
 async def _events(groups: AsyncGenerator[list[Any]], characters: int) -> AsyncGenerator[list[Any]]:
-    """What the events say. Some chunks only tell how long the audio has become."""
+    """What the events say."""
     seconds = 0.0
     async with aclosing(groups):
         async for group in groups:
-            yield [{"type": "speech.audio.delta", "audio": audio} for audio in map(audio_text, group) if audio]
+            yield [{"type": "speech.audio.delta", "audio": audio} for audio in map(audio_text, group)]
             seconds += sum(map(audio_seconds, group))
     yield [{"type": "speech.audio.done", "usage": _usage(characters, seconds)}]
 
