@@ -87,6 +87,40 @@ class ScriptedClient:
         raise NotImplementedError
 
 
+class Script:
+    """A stream that a test steers: it gives what was put in, raises exceptions, and ends at None.
+
+    Attributes:
+        asked: How often it was asked for more.
+        begun: Set when it is asked for the first time.
+        closed: How often it has ended.
+    """
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.begun = asyncio.Event()
+        self.closed = 0
+        self._steps: asyncio.Queue[Any] = asyncio.Queue()
+
+    def put(self, *steps: Any) -> None:
+        for step in steps:
+            self._steps.put_nowait(step)
+
+    async def chunks(self, input_data: Any) -> AsyncGenerator[list[Any]]:
+        try:
+            while True:
+                self.asked += 1
+                self.begun.set()
+                step = await self._steps.get()
+                if step is None:
+                    return
+                if isinstance(step, Exception):
+                    raise step
+                yield step
+        finally:
+            self.closed += 1
+
+
 class Lines:
     """The access log as parsed lines."""
 

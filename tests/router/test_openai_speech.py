@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from jsonschema import Draft202012Validator
 
 from deployments.router.keys import Keys, mint_key
 from tests.router.played_client import nothing_left_behind
-from tests.router.router_front import Front, ScriptedClient, Visit
+from tests.router.router_front import Front, Script, ScriptedClient, Visit
 from workflows.context import CallContext
 from workflows.errors import BadOutput, InvalidInput, Overloaded, ReplicaLost, WorkflowError
 from workflows.types import Speak
@@ -35,7 +36,7 @@ def piece(audio: bytes, seconds: float = 0.25) -> dict[str, Any]:
 
 
 class Stage:
-    """`bard` says what the test puts in: groups, exceptions, and None for the end; `mute` answers whole, or not at all.
+    """`bard` says what the test puts into the script, `mute` the next of it as a whole answer.
 
     Attributes:
         seen: What they were asked, checked against the type.
@@ -43,11 +44,8 @@ class Stage:
 
     def __init__(self, keys: Keys | None = None, **limits: float) -> None:
         self.front = Front(keys, limits=limits)
+        self.script = Script()
         self.seen: list[Any] = []
-        self.closed = 0
-        self.pulled = 0
-        self.begun = asyncio.Event()
-        self._steps: asyncio.Queue[Any] = asyncio.Queue()
         self._add("bard", ScriptedClient(chunks=self._chunks), ["ann", "v2/bob"])
         self._add("mute", ScriptedClient(self._whole), ["eve"])
         self.front.add("gpt", kind="generate")
@@ -58,40 +56,21 @@ class Stage:
         assert entry.card is not None
         entry.card = entry.card.model_copy(update={"voices": voices})
 
-    def put(self, *steps: Any) -> None:
-        for step in steps:
-            self._steps.put_nowait(step)
-
-    async def _chunks(self, input_data: Any) -> AsyncGenerator[list[Any]]:
+    def _chunks(self, input_data: Any) -> AsyncGenerator[list[Any]]:
         self.seen.append(input_data)
         Speak.model_validate(input_data)
-        try:
-            while True:
-                self.pulled += 1
-                self.begun.set()
-                step = await self._steps.get()
-                if step is None:
-                    return
-                if isinstance(step, Exception):
-                    raise step
-                yield step
-        finally:
-            self.closed += 1
+        return self.script.chunks(input_data)
 
     async def _whole(self, input_data: Any, call: CallContext) -> Any:
-        self.seen.append(input_data)
-        Speak.model_validate(input_data)
-        step = await self._steps.get()
-        if isinstance(step, Exception):
-            raise step
-        return step
+        async with aclosing(self._chunks(input_data)) as steps:
+            return await anext(steps)
 
     def visit(self, **more: Any) -> Visit:
         return Visit(self.front.app, "POST", SPEECH, {**HELLO, **more})
 
     async def said(self, *steps: Any, **more: Any) -> Any:
         """The answer to `HELLO`, for which the workflow says this."""
-        self.put(*steps)
+        self.script.put(*steps)
         return await self.front.post(SPEECH, {**HELLO, **more})
 
 
@@ -211,21 +190,21 @@ async def test_flac_is_sent_whole_unless_a_stream_is_asked_for() -> None:
     for form in ("audio", "sse"):
         answer = await stage.said([piece(b"abc")], None, response_format="flac", stream_format=form)
         assert "content-length" not in answer.headers
-    assert stage.closed == 2
+    assert stage.script.closed == 2
 
 
 async def test_audio_leaves_as_it_is_made() -> None:
     stage = Stage()
     visit = stage.visit()
     task = visit.start()
-    await stage.begun.wait()
+    await stage.script.begun.wait()
     assert not visit.rest()
-    stage.put([piece(b"ab"), piece(b"c")])
+    stage.script.put([piece(b"ab"), piece(b"c")])
     start = await visit.next()
     assert start["status"] == 200
     assert (await visit.next())["body"] == b"abc"
     assert not task.done()
-    stage.put([piece(b"d")], [piece(b"e")], None)
+    stage.script.put([piece(b"d")], [piece(b"e")], None)
     await finished(task)
     rest = visit.rest()
     assert b"".join(message["body"] for message in rest) == b"de"
@@ -253,7 +232,7 @@ async def test_what_fails_before_the_first_audio_is_an_http_error(
     answer = await stage.said(first, None, stream_format=form)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert "canary" not in answer.text
-    assert stage.closed == 1
+    assert stage.script.closed == 1
 
 
 @pytest.mark.parametrize(
@@ -270,15 +249,15 @@ async def test_what_fails_before_the_first_audio_is_an_http_error(
 async def test_what_fails_later_leaves_the_body_without_an_end(late: Any, code: str) -> None:
     stage = Stage()
     visit = stage.visit()
-    stage.put([piece(b"ab")])
+    stage.script.put([piece(b"ab")])
     task = visit.start()
     assert (await visit.next())["status"] == 200
     assert (await visit.next())["body"] == b"ab"
-    stage.put(late)
+    stage.script.put(late)
     await finished(task)
     assert not visit.rest()
     assert stage.front.lines.last["code"] == code
-    assert stage.closed == 1
+    assert stage.script.closed == 1
 
 
 @pytest.mark.parametrize("sent", [0, 1])
@@ -287,28 +266,28 @@ async def test_who_leaves_stops_it(form: str, sent: int) -> None:
     """Before the first audio, and later."""
     stage = Stage()
     visit = stage.visit(stream_format=form)
-    stage.put(*[[piece(b"a")]] * sent)
+    stage.script.put(*[[piece(b"a")]] * sent)
     task = visit.start()
-    await stage.begun.wait()
+    await stage.script.begun.wait()
     for _ in range(2 * sent):
         await visit.next()
     visit.leave()
     await finished(task)
-    assert stage.closed == 1
+    assert stage.script.closed == 1
     assert not visit.rest()
     assert stage.front.lines.last["code"] == "cancelled"
 
 
 async def test_who_reads_slowly_slows_it_down() -> None:
     stage = Stage()
-    stage.put(*([[piece(b"x")]] * 50), None)
+    stage.script.put(*([[piece(b"x")]] * 50), None)
     visit = stage.visit()
     visit.room.clear()
     task = visit.start()
-    await stage.begun.wait()
+    await stage.script.begun.wait()
     for _ in range(100):
         await asyncio.sleep(0)
-    assert stage.pulled <= 8
+    assert stage.script.asked <= 8
     visit.room.set()
     await finished(task)
     assert b"".join(message.get("body", b"") for message in visit.rest()) == b"x" * 50
@@ -321,7 +300,7 @@ async def test_first_audio_that_does_not_come_is_504() -> None:
     start, body = visit.rest()
     assert start["status"] == 504
     assert json.loads(body["body"])["error"]["code"] == "deadline_exceeded"
-    assert stage.closed == 1
+    assert stage.script.closed == 1
 
 
 # ---- events ----------------------------------------------------------------------------------------------------------------

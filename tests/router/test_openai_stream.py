@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import defaultdict
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -13,7 +14,7 @@ from openai.types.chat import ChatCompletionChunk
 
 from tests.router.openai_house import CHAT, TEXT, House, events, exact
 from tests.router.played_client import nothing_left_behind
-from tests.router.router_front import ScriptedClient, Visit
+from tests.router.router_front import Script, ScriptedClient, Visit
 from workflows.errors import BadOutput, Overloaded, ReplicaLost, WorkflowError
 
 __all__ = ["nothing_left_behind"]
@@ -36,31 +37,17 @@ class Steered:
     def __init__(self, **limits: float) -> None:
         self.house = House(limits=limits)
         self.house.add("m", ScriptedClient(chunks=self._chunks), kind="generate")
-        self.steps: dict[str, asyncio.Queue[Any]] = {}
-        self.asked: dict[str, int] = {}
-        self.closed: list[str] = []
-        self.begun = asyncio.Event()
+        self.scripts: defaultdict[str, Script] = defaultdict(Script)
+
+    @property
+    def closed(self) -> list[str]:
+        return [prompt for prompt, script in self.scripts.items() for _ in range(script.closed)]
 
     def put(self, prompt: str, *steps: Any) -> None:
-        queue = self.steps.setdefault(prompt, asyncio.Queue())
-        for step in steps:
-            queue.put_nowait(step)
+        self.scripts[prompt].put(*steps)
 
-    async def _chunks(self, input_data: Any) -> AsyncGenerator[list[Any]]:
-        prompt = input_data["prompt"]
-        queue = self.steps.setdefault(prompt, asyncio.Queue())
-        try:
-            while True:
-                self.asked[prompt] = self.asked.get(prompt, 0) + 1
-                self.begun.set()
-                step = await queue.get()
-                if step is None:
-                    return
-                if isinstance(step, Exception):
-                    raise step
-                yield step
-        finally:
-            self.closed.append(prompt)
+    def _chunks(self, input_data: Any) -> AsyncGenerator[list[Any]]:
+        return self.scripts[input_data["prompt"]].chunks(input_data)
 
     def visit(self, *prompts: str, **fields: Any) -> Visit:
         return Visit(self.house.app, "POST", TEXT, {"model": "m", "prompt": prompts, "stream": True, **fields})
@@ -245,10 +232,10 @@ async def test_who_reads_slowly_slows_all_streams_down() -> None:
     visit = scene.visit("p", "q")
     visit.room.clear()
     task = visit.start()
-    await scene.begun.wait()
+    await scene.scripts["p"].begun.wait()
     for _ in range(100):
         await asyncio.sleep(0)
-    assert sum(scene.asked.values()) <= 8
+    assert sum(script.asked for script in scene.scripts.values()) <= 8
     visit.room.set()
     await finished(task)
     found = events(said(visit))

@@ -2,45 +2,16 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import numpy as np
 import pytest
 from starlette.types import Message
 
-from tests.router.router_front import Front, ScriptedClient, Visit
+from tests.router.router_front import Front, Script, ScriptedClient, Visit
 from workflows.errors import BadOutput, Overloaded, ReplicaLost, UpstreamFailed
 
 PATH = "/v1/workflows/m/stream"
-
-
-class Script:
-    """A stream that a test steers: it gives what was put in, raises exceptions, and ends at None."""
-
-    def __init__(self) -> None:
-        self.steps: asyncio.Queue[Any] = asyncio.Queue()
-        self.asked = 0
-        self.begun = asyncio.Event()
-        self.closed = asyncio.Event()
-
-    def put(self, *steps: Any) -> None:
-        for step in steps:
-            self.steps.put_nowait(step)
-
-    async def chunks(self, input_data: Any) -> AsyncGenerator[list[Any]]:
-        try:
-            while True:
-                self.asked += 1
-                self.begun.set()
-                step = await self.steps.get()
-                if step is None:
-                    return
-                if isinstance(step, Exception):
-                    raise step
-                yield step
-        finally:
-            self.closed.set()
 
 
 def scene(**limits: float) -> tuple[Front, Script]:
@@ -57,7 +28,7 @@ async def finish(task: asyncio.Task[None], script: Script) -> None:
     """The request ends, and its generator was closed by then."""
     async with asyncio.timeout(5):
         await task
-    assert script.closed.is_set()
+    assert script.closed
 
 
 async def test_every_group_is_one_write_and_the_end_is_marked() -> None:
@@ -217,7 +188,7 @@ async def test_a_stopping_server_closes_the_stream() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert script.closed.is_set()
+    assert script.closed
 
 
 async def test_a_first_chunk_that_does_not_come_is_504() -> None:
