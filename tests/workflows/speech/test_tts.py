@@ -1,22 +1,21 @@
-"""The family of speech workflows: pieces, pauses, formats, voices, seeds, fairness, long texts and callers who leave."""
+"""The family of speech workflows: pieces, pauses, formats, voices, seeds, languages and broken models."""
 
 from __future__ import annotations
 
 import asyncio
 import io
 import threading
-from collections.abc import AsyncIterator, Hashable, Sequence
-from contextlib import aclosing, asynccontextmanager, closing
+from collections.abc import Hashable, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
-from tests.workflows.speech.tones import RATE, Tones, pitch_of
-from workflows import CallContext, Speak, Speech, SpeechChunk
-from workflows.batch import working_for
-from workflows.errors import BadOutput, Cancelled, DeadlineExceeded, InvalidInput, NotReady, WorkflowError
+from tests.workflows.speech.tones import RATE, Tones, pitch_of, serving
+from workflows import Speak, Speech, SpeechChunk
+from workflows.errors import BadOutput, InvalidInput, WorkflowError
 from workflows.inference.speech.tts import AudioInferenceResult, Sentence, TTSInferenceWorkflow
 from workflows.tensors import Array
 from workflows.testing import check_workflow
@@ -25,16 +24,6 @@ from workflows.types.speech import AudioFormat
 FIVE = "One of them. And two. Here three. That is four. Five."
 BEYOND = "../../etc/passwd"
 ODD_RATES: tuple[Any, ...] = (0, -RATE, 999, 192_001, 8000.5, "8000")
-
-
-@asynccontextmanager
-async def serving(workflow: Tones) -> AsyncIterator[Tones]:
-    await workflow.asetup()
-    try:
-        yield workflow
-    finally:
-        workflow.gate.set()
-        await workflow.ateardown()
 
 
 def samples_of(speech: Speech) -> Array:
@@ -78,6 +67,38 @@ async def test_a_text_is_said_sentence_by_sentence_with_pauses_between() -> None
     first = round(9 / 50 * RATE)
     assert np.abs(heard[:first]).max() > 0.4
     assert not heard[first : first + RATE // 4].any()
+
+
+async def test_pauses_are_as_fast_as_the_speech() -> None:
+    async with serving(Tones()) as tones:
+        for speed in (0.25, 2.0, 4.0):
+            said = await tones.ainference({"text": FIVE, "speed": speed})
+            assert said.seconds == pytest.approx((sum(map(str.isalpha, FIVE)) / 50 + 4 * 0.25) / speed, abs=0.01)
+
+
+async def test_a_text_is_read_in_its_own_language_or_in_its_voices_or_in_the_workflows() -> None:
+    seen: list[Sentence] = []
+
+    class Speaking(Tones):
+        language = "fr"
+
+        def language_of(self, voice: str) -> str | None:
+            return {"high": "de"}.get(voice)
+
+        def synthesize_batch(self, sentences: list[Sentence]) -> Sequence[AudioInferenceResult | WorkflowError]:
+            seen.extend(sentences)
+            return super().synthesize_batch(sentences)
+
+    async with serving(Speaking()) as speaking:
+        for asked, language, read in (
+            ({}, None, ["Am 3.", "Mai kam er."]),
+            ({"voice": "high"}, "de", ["Am 3. Mai kam er."]),
+            ({"voice": "high", "language": "en-GB"}, "en-GB", ["Am 3.", "Mai kam er."]),
+            ({"language": "de_AT"}, "de_AT", ["Am 3. Mai kam er."]),
+        ):
+            seen.clear()
+            await speaking.ainference({"text": "Am 3. Mai kam er.", **asked})
+            assert [(sentence.text, sentence.language) for sentence in seen] == [(text, language) for text in read]
 
 
 async def test_texts_and_voices_are_heard_and_pitch_survives_speed_and_rate() -> None:
@@ -168,120 +189,6 @@ async def test_a_seed_repeats_each_sentence_and_is_said_alone() -> None:
     assert not np.array_equal(heard[50 : size - 50], heard[-size + 50 : -50])  # each sentence has its own
 
 
-async def test_sentences_of_many_requests_are_said_together_and_a_long_text_holds_up_nobody() -> None:
-    async with serving(Tones()) as tones:
-        tones.gate.clear()
-        long = asyncio.create_task(tones.ainference({"text": "Long. " * 100}))
-        await asyncio.to_thread(tones.begun.wait)
-        shorts = [asyncio.create_task(tones.ainference({"text": f"{letter}. {letter}x."})) for letter in "ABCD"]
-        others = asyncio.create_task(tones.ainference({"text": "Other.", "voice": "high"}))
-        await asyncio.sleep(0)
-        tones.gate.set()
-        await asyncio.gather(*shorts, others)
-        assert not long.done()
-        said = tones.batches[:6]
-        long.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await long
-    assert said[0] == ["Long."]
-    assert max(map(len, said)) > 4
-    assert ["Other."] in said
-
-
-async def test_the_first_sentence_of_a_request_goes_without_its_second() -> None:
-    async with serving(Tones()) as tones:
-        await tones.ainference({"text": FIVE})
-        assert tones.batches[0] == ["One of them."]
-
-
-async def test_a_long_text_is_made_only_as_fast_as_it_is_read() -> None:
-    text = "This is another sentence. " * 40_000
-    assert len(text) > 1_000_000
-    async with serving(Tones()) as tones:
-        stream = tones.astream({"text": text, "format": "pcm"})
-        async with aclosing(stream):
-            for read in range(1, 50):
-                await anext(stream)
-                said = sum(map(len, tones.batches))
-                assert said <= read + tones.sentences_ahead
-        said = sum(map(len, tones.batches))
-        await tones.ainference({"text": "And now somebody else."})
-        assert sum(map(len, tones.batches)) <= said + 1 + tones.sentences_ahead
-        assert "And now somebody else." in tones.batches[-1]
-
-
-async def test_who_leaves_is_seen_from_the_models_thread() -> None:
-    saw = threading.Event()
-
-    class Patient(Tones):
-        def synthesize_batch(self, sentences: list[Sentence]) -> Sequence[AudioInferenceResult | WorkflowError]:
-            if sentences[0].text == "Leave.":
-                self.begun.set()
-                while sentences[0].is_wanted():
-                    saw.wait(0.001)
-                saw.set()
-                raise Cancelled
-            return super().synthesize_batch(sentences)
-
-    async with serving(Patient()) as patient:
-        task = asyncio.create_task(patient.ainference({"text": "Leave."}))
-        await asyncio.to_thread(patient.begun.wait)
-        task.cancel()
-        assert await asyncio.to_thread(saw.wait, 30)
-        assert (await patient.ainference({"text": "Stay."})).seconds > 0
-
-
-async def test_nobody_is_answered_after_the_deadline() -> None:
-    async with serving(Tones()) as tones:
-        for call, error in ((CallContext(deadline=0.0), DeadlineExceeded), (CallContext(cancelled=True), Cancelled)):
-            with working_for(call), pytest.raises(error):
-                await tones.ainference({"text": "A."})
-        assert tones.batches == []
-
-
-async def test_a_deadline_in_mid_text_ends_the_stream_and_what_was_made_ahead_is_dropped() -> None:
-    call = CallContext()
-    async with serving(Tones()) as tones:
-        with working_for(call):
-            stream = tones.astream({"text": "Ab. " * 1000, "format": "opus"})
-            async with aclosing(stream):
-                assert (await anext(stream)).audio
-                call.deadline = 0.0
-                with pytest.raises(DeadlineExceeded) as late:
-                    while True:
-                        await anext(stream)
-        assert late.value.may_have_run
-        assert sum(map(len, tones.batches)) <= 2 * (1 + tones.sentences_ahead)
-
-
-@pytest.mark.parametrize("read", [0, 1])
-async def test_who_leaves_leaves_nothing_behind(read: int) -> None:
-    """Before the first audio, and later."""
-    async with serving(Tones()) as tones:
-        tones.concurrency = 2
-        await tones.ainference({"text": "A."})
-        tasks, threads = len(asyncio.all_tasks()), threading.active_count()
-        for _ in range(5):
-            tones.gate.set()
-            tones.begun.clear()
-            stream = tones.astream({"text": "Long. " * 1000, "format": "mp3"})
-            for _ in range(read):
-                await anext(stream)
-            tones.gate.clear()
-            waiting = asyncio.create_task(anext(stream))
-            await asyncio.to_thread(tones.begun.wait)
-            waiting.cancel()
-            await asyncio.wait([waiting])
-            await stream.aclose()
-            assert not tones._engine._lanes
-        tones.gate.set()
-        said = sum(map(len, tones.batches))
-        assert (await tones.ainference({"text": "B."})).seconds > 0
-        assert sum(map(len, tones.batches)) == said + 1
-        assert len(asyncio.all_tasks()) == tasks
-        assert threading.active_count() <= threads + 8  # those of `asyncio.to_thread` stay
-
-
 @pytest.mark.parametrize("text", [" ", "...", "\n" * 100_000, "?! " * 1000])
 async def test_a_text_without_words_is_refused(text: str) -> None:
     async with serving(Tones()) as tones:
@@ -304,23 +211,6 @@ async def test_what_is_too_long_to_be_given_at_once_can_be_streamed() -> None:
             await tones.ainference({"text": FIVE, "format": "pcm"})
         assert refused.value.param == "text"
         assert len([chunk async for chunk in tones.astream({"text": FIVE, "format": "pcm"})]) == 5
-
-
-async def test_who_waits_when_it_is_taken_down_is_told() -> None:
-    tones = Tones()
-    await tones.asetup()
-    tones.gate.clear()
-    running = asyncio.create_task(tones.ainference({"text": "A."}))
-    await asyncio.to_thread(tones.begun.wait)
-    waiting = asyncio.create_task(tones.ainference({"text": "B."}))
-    await asyncio.sleep(0)
-    ended = asyncio.create_task(tones.ateardown())
-    await asyncio.sleep(0)
-    tones.gate.set()
-    with pytest.raises(NotReady):
-        await waiting
-    await asyncio.wait([running])
-    await ended
 
 
 def broken(outcome: Any) -> Tones:
@@ -392,6 +282,8 @@ async def test_any_number_is_a_sample_rate_and_any_volume_is_bounded() -> None:
                 for asked in (None, 8000, 48_000):
                     said = await loud.ainference({"text": "A.", "format": format_, "sample_rate": asked})
                     assert said.seconds == pytest.approx(16_000 / rate, abs=0.002)
+                    if format_ is None and asked is None:  # it begins and ends without a click
+                        assert samples_of(said)[0] == samples_of(said)[-1] == 0.0
                     assert 0.5 < samples_of(said).max() <= (1.5 if format_ in ("mp3", "opus") else 1.0)
 
 

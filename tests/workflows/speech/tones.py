@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import numpy as np
 
 from workflows.errors import WorkflowError
 from workflows.inference.speech.tts import AudioInferenceResult, Sentence, TTSInferenceWorkflow
 
-__all__ = ["RATE", "Tones", "pitch_of"]
+__all__ = ["RATE", "Tones", "pitch_of", "serving"]
 
 RATE = 8000
 LETTER = RATE // 50
@@ -53,3 +54,13 @@ class Tones(TTSInferenceWorkflow):
         waves = [np.sin(2 * np.pi * pitch_of(letter, sentence.voice) * time) for letter in letters]
         noise = np.random.default_rng(sentence.seed).normal(0.0, 0.01, len(waves) * LETTER) if sentence.seed else 0.0
         return AudioInferenceResult(0.5 * np.concatenate([[], *waves]) + noise, RATE)
+
+
+@asynccontextmanager
+async def serving(workflow: Tones) -> AsyncIterator[Tones]:
+    await workflow.asetup()
+    try:
+        yield workflow
+    finally:
+        workflow.gate.set()
+        await workflow.ateardown()

@@ -18,7 +18,7 @@ from typing import Any, Final
 from workflows.batch import as_error
 from workflows.context import CallContext
 from workflows.deadlines import given_up
-from workflows.errors import NotReady, WorkflowError
+from workflows.errors import Cancelled, NotReady, WorkflowError
 from workflows.tensors import Array
 
 __all__ = ["AudioInferenceResult", "Lane", "Sentence", "SpeechEngine"]
@@ -163,7 +163,6 @@ class SpeechEngine:
 
     def drop(self, lane: Lane) -> None:
         with self._changed:
-            lane.waiting.clear()
             if lane in self._lanes:
                 self._lanes.remove(lane)
 
@@ -213,9 +212,6 @@ class SpeechEngine:
                 if lane.waiting and lane.begun:
                     again.append(lane)
                 lane.begun = True
-                if wanted is None:
-                    again = []
-                    break
             round_ = again
         for lane in gave:  # to the end of the queue
             self._lanes.remove(lane)
@@ -235,7 +231,9 @@ class SpeechEngine:
             return
         outcomes = self._outcomes([job.sentence for job in wanted])
         for job, outcome in zip(wanted, outcomes, strict=True):
-            _settle(job.answer, outcome)
+            # Of one that was given up, the model knows only that nobody waits.
+            late = given_up(job.lane.call, begun=True) if isinstance(outcome, Cancelled) else None
+            _settle(job.answer, late or outcome)
 
     def _outcomes(self, sentences: list[Sentence]) -> Sequence[Outcome]:
         """Where a batch fails, each of its sentences has another chance by itself: one alone may be to blame."""
