@@ -26,6 +26,7 @@ from transformers import (
     GenerationConfig,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import logging
 
 __all__ = ["VOICES", "build"]
 
@@ -58,6 +59,7 @@ def build(path: str | Path, *, semantic_tokens: int = 24, seed: int = 0) -> Path
     finally:
         torch.set_num_threads(threads)
     model.generation_config = _generation(semantic_tokens)
+    logging.disable_progress_bar()
     model.save_pretrained(directory)
     _tokenizer().save_pretrained(directory)
     _save_voices(directory, np.random.default_rng(seed))

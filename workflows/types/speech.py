@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Annotated, ClassVar, Final, Literal, Self
 
 import numpy as np
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from workflows.types.exchange import Exchange
 from workflows.types.media import Media
@@ -40,9 +40,9 @@ class Speak(Exchange):
         language: Of the text, as `en` or `pt-BR`: where its sentences end, and how it is read by a model that asks. None
             is as the workflow is configured.
         speed: How many times faster than the model speaks by itself; the pitch stays.
+        format: How the audio is written; `pcm` is 16 bits, little-endian, without a header. None gives `samples`.
         sample_rate: Of the answer, in Hz; None is the model's own, or the next above it that the format has.
         seed: Makes a model that draws random numbers repeat itself.
-        format: How the audio is written; `pcm` is 16 bits, little-endian, without a header. None gives `samples`.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"text": "Good morning.", "format": "wav"}]})
@@ -51,16 +51,18 @@ class Speak(Exchange):
     voice: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     language: Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}([_-][A-Za-z0-9]{2,8}){0,3}$")] | None = None
     speed: float = Field(default=1.0, ge=0.25, le=4.0)
+    format: AudioFormat | None = None
     sample_rate: int | None = Field(default=None, ge=8000, le=48000)
     seed: int | None = Field(default=None, ge=0, lt=1 << 63)
-    format: AudioFormat | None = None
 
-    @model_validator(mode="after")
-    def _rate_of_format(self) -> Self:
-        rates = SAMPLE_RATES.get(self.format or "")
-        if rates and self.sample_rate is not None and self.sample_rate not in rates:
-            raise ValueError(f"{self.format} has the sample rates {', '.join(map(str, rates))}")
-        return self
+    @field_validator("sample_rate")
+    @classmethod
+    def _rate_of_format(cls, rate: int | None, fields: ValidationInfo) -> int | None:
+        format_ = fields.data.get("format")
+        rates = SAMPLE_RATES.get(format_ or "")
+        if rates and rate is not None and rate not in rates:
+            raise ValueError(f"{format_} has the sample rates {', '.join(map(str, rates))}")
+        return rate
 
 
 class _Audio(Exchange):

@@ -237,6 +237,8 @@ def test_a_voice_without_files_is_left_out(copy: Path) -> None:
         json.dumps({"v": {"semantic_prompt": "a.npy"}}),
         json.dumps({"v": dict.fromkeys(("semantic_prompt", "coarse_prompt", "fine_prompt"), "../a.npy")}),
         json.dumps({"v": dict.fromkeys(("semantic_prompt", "coarse_prompt", "fine_prompt"), "/etc/passwd")}),
+        json.dumps({"\ud800": dict.fromkeys(("semantic_prompt", "coarse_prompt", "fine_prompt"), "a.npy")}),
+        json.dumps({"a\n": dict.fromkeys(("semantic_prompt", "coarse_prompt", "fine_prompt"), "a.npy")}),
         json.dumps({"": dict.fromkeys(("semantic_prompt", "coarse_prompt", "fine_prompt"), "a.npy")}),
         " " * (2 << 20),
     ],

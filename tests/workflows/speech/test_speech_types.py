@@ -54,8 +54,9 @@ def test_what_cannot_be_said_is_refused_by_name(field: str, wrong: object) -> No
 
 @pytest.mark.parametrize(("format_", "rate"), [("opus", 22050), ("opus", 44100), ("mp3", 8001)])
 def test_a_format_has_its_own_sample_rates(format_: str, rate: int) -> None:
-    with pytest.raises(ValidationError, match=f"{format_} has the sample rates 8000, "):
-        Speak.model_validate({"text": "hi", "format": format_, "sample_rate": rate})
+    with pytest.raises(ValidationError, match=f"{format_} has the sample rates 8000, ") as refused:
+        Speak.model_validate({"text": "hi", "sample_rate": rate, "format": format_})
+    assert [error["loc"] for error in refused.value.errors()] == [("sample_rate",)]
     Speak.model_validate({"text": "hi", "format": "wav", "sample_rate": rate})
 
 

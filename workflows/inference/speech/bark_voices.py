@@ -85,6 +85,7 @@ def _files(voice: str, files: Any) -> list[str]:
     names = [files.get(part) for part, _ in _PARTS] if isinstance(files, dict) else []
     if (
         not 0 < len(voice) <= 256
+        or not voice.isprintable()
         or not names
         or not all(isinstance(name, str) and is_file_name(name) for name in names)
     ):
