@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from operator import ne
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -21,6 +24,7 @@ from workflows.inference.speech.engine import AudioInferenceResult, Sentence
 from workflows.inference.torch_device import Dtype
 from workflows.tensors import Array
 
+SHORT = {"max_new_tokens": 24}
 TEXTS = ("Hello there.", "Another text, which is longer.", "Hi.")
 
 
@@ -32,11 +36,19 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bark(directory: Path) -> Iterator[BarkHFInferenceWorkflow]:
-    workflow = BarkHFInferenceWorkflow(str(directory), threads=1)
+    with speaking(directory) as workflow:
+        yield workflow
+
+
+@contextmanager
+def speaking(directory: Path, **options: Any) -> Iterator[BarkHFInferenceWorkflow]:
+    workflow = BarkHFInferenceWorkflow(str(directory), threads=1, **options)
     workflow.resources = Resources()
     workflow.setup()
-    yield workflow
-    workflow.teardown()
+    try:
+        yield workflow
+    finally:
+        workflow.teardown()
 
 
 @pytest.fixture
@@ -66,14 +78,10 @@ def copy(directory: Path, tmp_path: Path) -> Path:
     return Path(copytree(directory, tmp_path / "copy"))
 
 
-def sampling(directory: Path) -> None:
-    """As the real Bark: tokens are drawn in every stage."""
+def change(directory: Path, **stages: dict[str, Any]) -> None:
+    """How the stages choose tokens."""
     path = directory / "generation_config.json"
-    said = json.loads(path.read_text())
-    for stage in ("semantic_config", "coarse_acoustics_config"):
-        said[stage] |= {"do_sample": True, "temperature": 0.7}
-    said["fine_acoustics_config"] = {"temperature": 0.5}
-    path.write_text(json.dumps(said))
+    path.write_text(json.dumps(json.loads(path.read_text()) | stages))
 
 
 def heard(speech: Speech) -> Array:
@@ -118,18 +126,30 @@ def test_what_is_said_in_company_is_what_is_said_alone(bark: BarkHFInferenceWork
         np.testing.assert_allclose(said.audio_array, alone.audio_array, atol=1e-4)
 
 
+@pytest.mark.parametrize("likely", [1e-3, 1e-4])
+def test_sentences_that_end_at_different_times_are_in_company_what_they_are_alone(copy: Path, likely: float) -> None:
+    """Of which some end before they have begun. `likely`: the end is taken where it is more probable than this."""
+    change(copy, semantic_config=SHORT | {"do_sample": False, "min_eos_p": likely})
+    texts = [*TEXTS, "Yes, of course.", "No!"]
+    lengths = []
+    with speaking(copy) as workflow:
+        sentences = [Sentence(text, VOICES[0]) for text in texts]
+        for sentence, said in zip(sentences, workflow.synthesize_batch(sentences), strict=True):
+            alone = workflow.synthesize(sentence)
+            assert isinstance(said, AudioInferenceResult)
+            np.testing.assert_allclose(said.audio_array, alone.audio_array, atol=1e-4)
+            lengths.append(len(alone.audio_array))
+    assert len(set(lengths)) > 1
+    assert likely > 1e-4 or 0 in lengths
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_says_it_as_well(directory: Path, dtype: Dtype) -> None:
-    workflow = BarkHFInferenceWorkflow(str(directory), threads=1, dtype=dtype)
-    workflow.resources = Resources()
-    workflow.setup()
-    try:
+    with speaking(directory, dtype=dtype) as workflow:
         one, other = (heard(workflow.inference({"text": text})) for text in TEXTS[:2])
         assert one.dtype == np.float32
         assert np.sqrt(np.mean(one**2)) > 0.02
         assert likeness(one, other) < 0.9
-    finally:
-        workflow.teardown()
 
 
 def test_a_batch_has_one_voice(bark: BarkHFInferenceWorkflow, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,23 +186,23 @@ def test_the_card_lists_voices(bark: BarkHFInferenceWorkflow, directory: Path) -
 
 
 def test_drawn_speech_is_repeated_by_a_seed_and_not_without(copy: Path) -> None:
-    sampling(copy)
-    workflow = BarkHFInferenceWorkflow(str(copy), threads=1, voice="v2/de_speaker_3")
-    workflow.resources = Resources()
-    workflow.setup()
-    try:
+    drawn: dict[str, Any] = {"do_sample": True, "temperature": 0.7}  # in every stage, as the real Bark does
+    fine = {"temperature": 0.5}
+    change(copy, semantic_config=drawn | SHORT, coarse_acoustics_config=drawn, fine_acoustics_config=fine)
+    with speaking(copy, voice="v2/de_speaker_3") as workflow:
         assert workflow.card("bark").voices[0] == "v2/de_speaker_3"
         one, again, other = (heard(workflow.inference({"text": "Hi.", "seed": seed})) for seed in (1, 1, 2))
         np.testing.assert_array_equal(one, again)
         assert len(one) != len(other) or likeness(one, other) < 0.9
-        drawn = [heard(workflow.inference({"text": "Hi."})) for _ in range(2)]
-        assert len(drawn[0]) != len(drawn[1]) or likeness(*drawn) < 0.9
+        others = []
+        for _ in range(2):  # a seed is for its own sentence, and not for those that are said after it
+            workflow.inference({"text": "Hi.", "seed": 1})
+            others.append(heard(workflow.inference({"text": "Hi."})))
+        assert len(others[0]) != len(others[1]) or likeness(*others) < 0.9
         company = workflow.inference_batch([{"text": "Hi.", "seed": 1}, {"text": "Ho."}, {"text": "Hi.", "seed": 1}])
         for said in (company[0], company[2]):
             assert isinstance(said, Speech)
             np.testing.assert_array_equal(heard(said), one)
-    finally:
-        workflow.teardown()
 
 
 def test_a_model_that_speaks_for_nobody_stops(bark: BarkHFInferenceWorkflow) -> None:
@@ -198,16 +218,17 @@ def test_a_model_that_speaks_for_nobody_stops(bark: BarkHFInferenceWorkflow) -> 
     assert asked == 5
 
 
+def test_who_has_left_is_given_nothing_and_the_others_all_of_it(bark: BarkHFInferenceWorkflow) -> None:
+    sentences = [Sentence(text, VOICES[0], is_wanted=partial(ne, text, "Hi.")) for text in TEXTS]
+    said = bark.synthesize_batch(sentences)
+    assert [type(one) for one in said] == [AudioInferenceResult, AudioInferenceResult, Cancelled]
+
+
 def test_a_model_without_voices_speaks_as_it_likes(copy: Path) -> None:
     (copy / INDEX).unlink()
-    workflow = BarkHFInferenceWorkflow(str(copy), threads=1)
-    workflow.resources = Resources()
-    workflow.setup()
-    try:
+    with speaking(copy) as workflow:
         assert workflow.card("bark").voices == ["random"]
         assert workflow.inference({"text": "Hi."}).seconds > 0
-    finally:
-        workflow.teardown()
 
 
 # ---- files of voices ---------------------------------------------------------------------------------------------------
@@ -274,6 +295,17 @@ def test_a_file_that_holds_no_voice_is_refused(copy: Path, tokens: Array | bytes
         np.save(path, tokens, allow_pickle=True)
     with pytest.raises(WorkflowError, match="a file of a voice"):
         read_presets(copy, 10_000, 1024)
+
+
+@pytest.mark.parametrize(("part", "shape"), [("coarse_prompt", (2, 3)), ("fine_prompt", (8, 3))])
+def test_codes_that_the_codec_has_not_are_refused(copy: Path, part: str, shape: tuple[int, ...]) -> None:
+    path = copy / f"speaker_embeddings/{VOICES[0]}_{part}.npy"
+    for wrong in (np.full(shape, 1024), np.zeros(shape[::-1], np.int64)):
+        np.save(path, wrong)
+        with pytest.raises(WorkflowError, match="a file of a voice"):
+            read_presets(copy, 10_000, 1024)
+    np.save(path, np.full(shape, 1023))
+    assert list(read_presets(copy, 10_000, 1024)) == list(VOICES)
 
 
 def test_a_voice_that_the_model_has_not_is_refused_at_setup(directory: Path) -> None:
