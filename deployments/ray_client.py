@@ -18,6 +18,7 @@ from ray.serve.schema import ApplicationStatusOverview, ServeStatus
 
 from deployments.client import Item, Outcome
 from deployments.lanes.address import LaneAddress
+from deployments.serve_status import serve_status
 from deployments.standing import Standing
 from deployments.statistics import Statistics
 from deployments.wire import PlainError, PlainStanding, decode_error, decode_outcome, encode_item
@@ -65,7 +66,7 @@ class RayClient:
         avoid: Replicas that another one is to be preferred to.
     """
 
-    def __init__(self, handle: DeploymentHandle[Any], status: Callable[[], ServeStatus] = serve.status) -> None:
+    def __init__(self, handle: DeploymentHandle[Any], status: Callable[[], ServeStatus] = serve_status) -> None:
         self.avoid: frozenset[str] = frozenset()
         self._handle = handle
         self._status = status

@@ -24,6 +24,7 @@ MAY_IMPORT_RAY = {
     "deployments.app",
     "deployments.checks",
     "deployments.ray_client",
+    "deployments.serve_status",
     "deployments.router.discovery",
     "deployments.router.ingress",
     "deployments.router.metrics",

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
 
-from ray import serve
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, ServeStatus
 
 from deployments.client import WorkflowClient
@@ -22,6 +21,7 @@ from deployments.lanes.chooser import LaneChooser
 from deployments.ray_client import DEPLOYMENT, RayClient, ask_controller, running_replicas
 from deployments.router.directory import Directory, Entry, State
 from deployments.router.dispatch import Dispatcher
+from deployments.serve_status import serve_status
 from deployments.standing import Standing
 from workflows.errors import ModelNotFound, WorkflowError
 
@@ -124,7 +124,7 @@ class Discovery:
         while True:
             try:
                 async with asyncio.timeout(STATUS_TIMEOUT_S):
-                    status = await ask_controller(serve.status)
+                    status = await ask_controller(serve_status)
                 if status.applications:  # none, not even the router's own: no controller was found
                     await self.look(status)
                     self._looked.set()
