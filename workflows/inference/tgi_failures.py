@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
-from workflows.errors import ContextTooLong, InvalidInput, NotReady, Overloaded
+from workflows.errors import ContextTooLong, InvalidInput, NotReady, Overloaded, WorkflowError
 from workflows.remote.failures import FailureKind, UpstreamFailure, of_status
 
-__all__ = ["failure_in_stream", "failure_of_answer", "failure_of_event"]
+__all__ = ["failure_of_answer", "failure_of_event", "readable"]
 
 _MAX_LOADING_S: Final = 3600.0
 # Of TGI: "`inputs` must have less than 1024 tokens. Given: 2000", "`inputs` tokens + `max_new_tokens` must be <= 2048".
@@ -56,7 +57,7 @@ def failure_of_answer(status: int, headers: Mapping[str, str], body: bytes) -> U
     return of_status(status, headers)
 
 
-def failure_in_stream(raised: Exception) -> UpstreamFailure | None:
+def _failure_in_stream(raised: Exception) -> UpstreamFailure | None:
     """Of what a client raises while it reads an answer that began well; None for what it did not make of the answer."""
     cls = type(raised)
     if cls.__module__.partition(".")[0] in _CLIENTS:
@@ -65,6 +66,22 @@ def failure_in_stream(raised: Exception) -> UpstreamFailure | None:
     if isinstance(raised, _UNREADABLE):
         return UpstreamFailure(FailureKind.MALFORMED, detail=cls.__name__)
     return None
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """Around what one of the two clients does: of an answer that cannot be read it says so, as UpstreamFailure."""
+    try:
+        yield
+    except (WorkflowError, UpstreamFailure):
+        raise
+    except Exception as raised:
+        failure = _failure_in_stream(raised)
+        if failure is None:
+            raise
+    else:
+        return
+    raise failure  # out here, without what led to it: that may hold what callers sent
 
 
 def failure_of_event(event: Mapping[str, Any]) -> UpstreamFailure:

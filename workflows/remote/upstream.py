@@ -151,7 +151,8 @@ class Upstream:
             await self._pause(run)
 
     async def stream(self, attempt: Callable[[Attempt], AsyncGenerator[T | None]]) -> AsyncGenerator[T]:
-        """The items of the first attempt that gives one; from then on a failure is the end. Raises as `ask` does.
+        """The items of the first attempt that gives one; from then on a failure is the end. Raises as `ask` does, and
+        Cancelled for a caller who has left.
 
         None is no item but a sign of life: a model that thinks before it speaks is not silent.
 
@@ -166,6 +167,8 @@ class Upstream:
                         while True:
                             patience = self._policy.between_tokens_s if begun else self._policy.first_byte_s
                             item = await self._within(run, partial(anext, items, _END), patience)
+                            if run.call.cancelled:
+                                raise Cancelled
                             if item is None:
                                 continue
                             if not begun:

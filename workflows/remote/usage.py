@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from workflows.errors import WorkflowError
+from workflows.models.finding import resolve_model
+from workflows.models.sources import ModelSources
 from workflows.types import Generate, Usage
 
-__all__ = ["TOKENIZER_FILES", "TokenCounter"]
+__all__ = ["TokenCounter"]
 
 # What is downloaded of a model of which only the tokenizer is wanted.
-TOKENIZER_FILES: Final = ("*.json", "*.txt", "*.model", "*.jinja")
+_TOKENIZER_FILES: Final = ("*.json", "*.txt", "*.model", "*.jinja")
 
 T = TypeVar("T")
 
@@ -38,6 +40,18 @@ class TokenCounter:
 
     def __init__(self, tokenizer: Any = None) -> None:
         self._tokenizer = tokenizer
+
+    @classmethod
+    def found(
+        cls, transformers: Any, tokenizer: str | None, root: str | None, sources: ModelSources | str | None
+    ) -> TokenCounter:
+        """With the tokenizer that an operator names; see `workflows.models.finding.resolve_model`. None is to guess.
+
+        Blocks. Raises as that and `open` do.
+        """
+        if tokenizer is None:
+            return cls()
+        return cls.open(transformers, resolve_model(tokenizer, root, sources, _TOKENIZER_FILES))
 
     @classmethod
     def open(cls, transformers: Any, directory: Path) -> TokenCounter:

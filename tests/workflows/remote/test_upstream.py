@@ -296,6 +296,28 @@ async def test_who_leaves_while_a_stream_is_silent_closes_its_attempt() -> None:
     assert script.upstream.statistics().in_flight == 0
 
 
+@pytest.mark.parametrize("last", ["more", None], ids=["an item", "a sign of life"])
+async def test_whose_caller_is_said_to_have_left_a_stream_gets_no_more_of_it(last: str | None) -> None:
+    call, ended = CallContext("request-1"), False
+
+    async def goes_on(attempt: Attempt) -> AsyncGenerator[str | None]:
+        nonlocal ended
+        try:
+            yield "so"
+            call.cancel()
+            while True:
+                yield last
+        finally:
+            ended = True
+
+    with working_for(call):
+        items = Script().upstream.stream(goes_on)
+        assert await anext(items) == "so"
+        with pytest.raises(Cancelled):
+            await anext(items)
+    assert ended
+
+
 async def test_a_stream_without_items_is_one_all_the_same() -> None:
     assert await Script([]).streamed() == []
 

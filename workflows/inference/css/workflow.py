@@ -16,8 +16,7 @@ from pydantic import Field
 
 from workflows.async_base import AsyncInferenceWorkflow
 from workflows.card import Card
-from workflows.context import cancelled
-from workflows.errors import Cancelled, InvalidInput, ModelNotFound
+from workflows.errors import InvalidInput, ModelNotFound
 from workflows.inference.css.asked import ModelId
 from workflows.inference.css.asking import Asking, Means, Order, writing
 from workflows.inference.css.clients import Client, anthropic_client, key_header, openai_client
@@ -33,13 +32,13 @@ from workflows.inference.css.providers import (
 from workflows.inference.css.request_form import has_request_form, read_request_form
 from workflows.inference.css.settings import address, taken, voices_of
 from workflows.inference.css.speech import Speaking
-from workflows.models.finding import check_model, resolve_model
+from workflows.models.finding import check_model
 from workflows.models.sources import ModelSources
 from workflows.remote.clock import SYSTEM_CLOCK, Clock
 from workflows.remote.policy import UpstreamPolicy
 from workflows.remote.secret import SecretRef
 from workflows.remote.upstream import Upstream
-from workflows.remote.usage import TOKENIZER_FILES, TokenCounter
+from workflows.remote.usage import TokenCounter
 from workflows.types.exchange import Exchange
 from workflows.types.text import MAX_TOKENS, Generated, TextChunk
 
@@ -139,14 +138,10 @@ class CSSInferenceWorkflow(AsyncInferenceWorkflow[Exchange, Exchange, Any]):
 
         from workflows.remote.transport import http_client
 
-        counter = TokenCounter()
+        transformers: Any = None
         if self._tokenizer is not None:
             import transformers
-
-            directory = await asyncio.to_thread(
-                resolve_model, self._tokenizer, self._root, self._sources, TOKENIZER_FILES
-            )
-            counter = await asyncio.to_thread(TokenCounter.open, transformers, directory)
+        counter = await asyncio.to_thread(TokenCounter.found, transformers, self._tokenizer, self._root, self._sources)
         sdk = PROVIDERS[self._provider].sdk
         key = None if self._key is None else await asyncio.to_thread(self._key.read, self.clock)
         header, prefix = key_header(sdk, self._api_version)
@@ -203,8 +198,6 @@ class CSSInferenceWorkflow(AsyncInferenceWorkflow[Exchange, Exchange, Any]):
         try:
             async with aclosing(made) as chunks:
                 async for chunk in chunks:
-                    if cancelled():
-                        raise Cancelled()
                     if echo:
                         yield TextChunk(text=echo)
                         echo = ""

@@ -10,10 +10,8 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from workflows.errors import WorkflowError
 from workflows.inference.hf_client.listening import Listening
-from workflows.inference.tgi_failures import failure_in_stream
-from workflows.remote.failures import UpstreamFailure
+from workflows.inference.tgi_failures import readable
 
 if TYPE_CHECKING:
     import httpx2
@@ -49,18 +47,9 @@ class Connection:
         client = self._make(model=self._address or model)
         # What the library's own `_get_async_client` would make once, and keep.
         client._async_client = heard
-        try:
+        with readable():
             async with client:
                 yield client, heard
-        except (WorkflowError, UpstreamFailure):
-            raise
-        except Exception as raised:
-            failure = failure_in_stream(raised)
-            if failure is None:
-                raise
-        else:
-            return
-        raise failure  # out here, without what led to it: that may hold what callers sent
 
     async def aclose(self) -> None:
         await self._http.aclose()

@@ -17,7 +17,6 @@ from pydantic import Field, create_model
 from workflows.async_base import AsyncInferenceWorkflow
 from workflows.card import Card
 from workflows.context import current_call
-from workflows.deadlines import given_up
 from workflows.errors import InvalidInput, ModelNotFound, NotReady
 from workflows.inference.css.asked import ModelId
 from workflows.inference.css.settings import address
@@ -27,13 +26,13 @@ from workflows.inference.hf_client.generation import HubText
 from workflows.inference.hf_client.providers import addresses
 from workflows.inference.hf_client.spoken import check_speak, speech_of
 from workflows.inference.hf_client.tasks import REFUSED, TASKS, HFTask
-from workflows.models.finding import check_model, resolve_model
+from workflows.models.finding import check_model
 from workflows.models.sources import ModelSources
 from workflows.remote.clock import SYSTEM_CLOCK, Clock
 from workflows.remote.policy import UpstreamPolicy
 from workflows.remote.secret import Secret, SecretRef
 from workflows.remote.upstream import Upstream
-from workflows.remote.usage import TOKENIZER_FILES, TokenCounter
+from workflows.remote.usage import TokenCounter
 from workflows.types.embed import Embed
 from workflows.types.exchange import Exchange
 from workflows.types.media import media_type
@@ -148,7 +147,9 @@ class HFInferenceClientWorkflow(AsyncInferenceWorkflow[Exchange, Exchange, Any])
         transformers: Any = None
         if self._tokenizer is not None:
             import transformers
-        self._counter = await asyncio.to_thread(self._open_counter, transformers)
+        self._counter = await asyncio.to_thread(
+            TokenCounter.found, transformers, self._tokenizer, self._root, self._sources
+        )
         key = None if self._key is None else await asyncio.to_thread(self._key.read, self.clock)
         word = self._word(key)
         origin = self._address
@@ -187,12 +188,6 @@ class HFInferenceClientWorkflow(AsyncInferenceWorkflow[Exchange, Exchange, Any])
             ask("conversational", models)
         return origin
 
-    def _open_counter(self, transformers: Any) -> TokenCounter:
-        if self._tokenizer is None:
-            return TokenCounter()
-        directory = resolve_model(self._tokenizer, self._root, self._sources, TOKENIZER_FILES)
-        return TokenCounter.open(transformers, directory)
-
     # ---- requests --------------------------------------------------------------------------------------------------
 
     def do_preprocessing(self, input_data: Exchange) -> _Order:
@@ -229,9 +224,6 @@ class HFInferenceClientWorkflow(AsyncInferenceWorkflow[Exchange, Exchange, Any])
             try:
                 async with aclosing(made) as chunks:
                     async for chunk in chunks:
-                        late = given_up(current_call(), begun=True)
-                        if late is not None:
-                            raise late
                         yield chunk
                 return
             except NotReady as error:

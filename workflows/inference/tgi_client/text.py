@@ -9,11 +9,10 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from workflows.errors import WorkflowError
 from workflows.inference.hub_chat import TGI_CHAT, chat_pieces, chat_request, whole_chat
 from workflows.inference.tgi_client.own_client import Body
 from workflows.inference.tgi_client.session import Call
-from workflows.inference.tgi_failures import failure_in_stream
+from workflows.inference.tgi_failures import readable
 from workflows.inference.tgi_wire import TgiStream, parameters_of, prompt_of, told_usage, whole_answer
 from workflows.remote.clock import Clock
 from workflows.remote.failures import FailureKind, UpstreamFailure
@@ -99,17 +98,8 @@ class TgiText:
     async def _client(self) -> AsyncGenerator[tuple[Any, Call]]:
         """For one attempt; says of an answer that cannot be read that it cannot be read: as UpstreamFailure."""
         call = Call(self._http)
-        try:
+        with readable():
             yield self._make(self._address, headers=call), call
-        except (WorkflowError, UpstreamFailure):
-            raise
-        except Exception as raised:
-            failure = failure_in_stream(raised)
-            if failure is None:
-                raise
-        else:
-            return
-        raise failure  # out here, without what led to it: that may hold what callers sent
 
 
 def _arguments(asked: Generate) -> dict[str, Any]:

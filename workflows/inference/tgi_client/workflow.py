@@ -15,20 +15,18 @@ from pydantic import Field
 
 from workflows.async_base import AsyncInferenceWorkflow
 from workflows.card import Card
-from workflows.context import current_call
-from workflows.deadlines import given_up
 from workflows.errors import InvalidInput, WorkflowError
 from workflows.inference.css.settings import address
 from workflows.inference.tgi_client.own_client import own_client
 from workflows.inference.tgi_client.settings import RetryParams, ServerFacts, policy_of
 from workflows.inference.tgi_client.text import TgiText
-from workflows.models.finding import check_model, resolve_model
+from workflows.models.finding import check_model
 from workflows.models.sources import ModelSources
 from workflows.remote.clock import SYSTEM_CLOCK, Clock
 from workflows.remote.policy import UpstreamPolicy
 from workflows.remote.secret import SecretRef
 from workflows.remote.upstream import Upstream
-from workflows.remote.usage import TOKENIZER_FILES, TokenCounter
+from workflows.remote.usage import TokenCounter
 from workflows.types.text import Generate, Generated, TextChunk
 
 if TYPE_CHECKING:
@@ -104,7 +102,7 @@ class TGIClientInferenceWorkflow(AsyncInferenceWorkflow[Generate, Generated, Tex
         transformers: Any = None
         if self._tokenizer is not None:
             import transformers
-        counter = await asyncio.to_thread(self._open_counter, transformers)
+        counter = await asyncio.to_thread(TokenCounter.found, transformers, self._tokenizer, self._root, self._sources)
         key = None if self._key is None else await asyncio.to_thread(self._key.read, self.clock)
         self._http = await asyncio.to_thread(http_client, self._policy, self._address, key=key, clock=self.clock)
         try:
@@ -143,12 +141,6 @@ class TGIClientInferenceWorkflow(AsyncInferenceWorkflow[Generate, Generated, Tex
         except Exception as cause:
             raise WorkflowError(f"server_url: no answer from {path}: {type(cause).__name__}") from cause
 
-    def _open_counter(self, transformers: Any) -> TokenCounter:
-        if self._tokenizer is None:
-            return TokenCounter()
-        directory = resolve_model(self._tokenizer, self._root, self._sources, TOKENIZER_FILES)
-        return TokenCounter.open(transformers, directory)
-
     # ---- requests --------------------------------------------------------------------------------------------------
 
     def do_preprocessing(self, input_data: Generate) -> Generate:
@@ -164,9 +156,6 @@ class TGIClientInferenceWorkflow(AsyncInferenceWorkflow[Generate, Generated, Tex
         made = self._upstream.stream(lambda attempt: self._text.pieces(preprocessed_data))
         async with aclosing(made) as chunks:
             async for chunk in chunks:
-                late = given_up(current_call(), begun=True)
-                if late is not None:
-                    raise late
                 yield chunk
 
     def card(self, name: str, summary: str = "") -> Card:
