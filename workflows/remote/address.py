@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from ipaddress import ip_address
-from typing import Annotated, Final, NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator
+from workflows.errors import InvalidInput
+from workflows.remote.secret import SecretRef
 
-__all__ = ["PORTS", "BaseUrl", "Origin", "checked_url", "origin_of"]
+__all__ = ["PORTS", "Origin", "address", "origin_of"]
 
 _HOST: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?\.?")
 PORTS: Final = {"http": 80, "https": 443}
@@ -23,19 +24,24 @@ class Origin(NamedTuple):
     port: int
 
 
-def checked_url(url: str) -> str:
-    """The URL. Raises ValueError for one that is no address of an HTTP server, or carries a user, a query or a fragment:
-    URLs are logged, and keys have another place (`SecretRef`).
+def address(option: str, url: str, key: SecretRef | None) -> str:
+    """The URL that an operator gives as this option, without a slash at its end. Raises InvalidInput naming the option.
+
+    A key is sent in the clear only to this machine itself.
     """
-    origin_of(url)
-    return url
-
-
-BaseUrl = Annotated[str, AfterValidator(checked_url)]
+    try:
+        origin = origin_of(url)
+    except ValueError as error:
+        raise InvalidInput(f"{option}: {error}", param=option) from None
+    if origin.scheme == "http" and key is not None and not _is_this_machine(origin.host):
+        raise InvalidInput(f"{option}: a key would go to {origin.host} for everybody to read: use https", param=option)
+    return url.rstrip("/")
 
 
 def origin_of(url: str) -> Origin:
-    """Raises as `checked_url` does."""
+    """Raises ValueError for what is no address of an HTTP server, or carries a user, a query or a fragment: URLs are logged,
+    and keys have another place (`SecretRef`).
+    """
     try:
         parsed = urlsplit(url)
         host, port = parsed.hostname or "", parsed.port
@@ -57,6 +63,10 @@ def origin_of(url: str) -> Origin:
 
 
 _WANTED: Final = "give http:// or https://, a host and a path, without user, query or fragment"
+
+
+def _is_this_machine(host: str) -> bool:
+    return ip_address(host).is_loopback if _is_ip(host) else host == "localhost"
 
 
 def _is_ip(host: str) -> bool:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from tests.workflows.remote.hand_clock import HandClock
-from workflows.errors import WorkflowError
-from workflows.remote.address import BaseUrl, origin_of
+from workflows.errors import InvalidInput, WorkflowError
+from workflows.remote.address import address, origin_of
 from workflows.remote.policy import UpstreamPolicy
 from workflows.remote.secret import READ_AGAIN_S, Secret, SecretRef
 
@@ -145,8 +145,9 @@ def test_a_key_is_replaced_while_it_is_in_use(tmp_path: Path, caplog: pytest.Log
     ],
 )
 def test_what_is_no_address_of_an_upstream(url: str) -> None:
-    with pytest.raises(ValidationError, match="give http"):
-        TypeAdapter(BaseUrl).validate_python(url)
+    with pytest.raises(InvalidInput, match="^server_url: give http") as caught:
+        address("server_url", url, None)
+    assert caught.value.param == "server_url"
 
 
 @pytest.mark.parametrize(
@@ -160,5 +161,29 @@ def test_what_is_no_address_of_an_upstream(url: str) -> None:
     ],
 )
 def test_the_origin_of_an_address(url: str, origin: tuple[str, str, int]) -> None:
-    assert TypeAdapter(BaseUrl).validate_python(url) == url
+    assert address("base_url", url, None) == url.rstrip("/")
     assert origin_of(url) == origin
+
+
+@pytest.mark.parametrize(
+    ("url", "sent"),
+    [
+        ("https://upstream", True),
+        ("http://127.0.0.1:8080", True),
+        ("http://127.9.9.9", True),
+        ("http://[::1]", True),
+        ("http://localhost", True),
+        ("http://upstream", False),
+        ("http://10.0.0.7", False),
+        ("http://[fe80::1]", False),
+        ("http://localhost.example", False),
+    ],
+)
+def test_a_key_goes_to_this_machine_or_in_secret(url: str, sent: bool) -> None:
+    """Whose address it may be is nobody's business without one."""
+    assert address("base_url", url, None) == url
+    if sent:
+        assert address("base_url", url, SecretRef(env="K")) == url
+    else:
+        with pytest.raises(InvalidInput, match=r"^base_url: a key would go to .* for everybody to read: use https$"):
+            address("base_url", url, SecretRef(env="K"))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Sequence
 
 from workflows.errors import InvalidInput
 from workflows.inference.css.providers import PROVIDERS, Changes, Endpoint, ProviderName, Takes, takes
 from workflows.inference.css.speech import OPENAI_VOICES
-from workflows.remote.address import origin_of
+from workflows.remote.address import address
 from workflows.remote.secret import SecretRef
 
-__all__ = ["address", "taken", "voices_of"]
+__all__ = ["address_of", "taken", "voices_of"]
 
 
 def taken(provider: ProviderName, endpoint: Endpoint, api_version: str | None, changes: Changes) -> Takes:
@@ -28,26 +27,15 @@ def taken(provider: ProviderName, endpoint: Endpoint, api_version: str | None, c
     return found
 
 
-def address(provider: ProviderName, base_url: str | None, key: SecretRef | None) -> str:
-    """Where the provider is asked. Raises InvalidInput naming the option that is wrong.
-
-    A key is sent in the clear only to this machine itself.
-    """
+def address_of(provider: ProviderName, base_url: str | None, key: SecretRef | None) -> str:
+    """Where the provider is asked. Raises InvalidInput naming the option that is wrong."""
     row = PROVIDERS[provider]
-    url = base_url or row.base_url
+    url = row.base_url if base_url is None else base_url
     if url is None:
         raise InvalidInput(f"base_url: {provider} is somewhere else for everybody: say where", param="base_url")
     if key is None and row.needs_key:
         raise InvalidInput(f"key: {provider} answers nobody without a key: say where it stands", param="key")
-    try:
-        origin = origin_of(url)
-    except ValueError as error:
-        raise InvalidInput(f"base_url: {error}", param="base_url") from None
-    if origin.scheme == "http" and key is not None and not _is_loopback(origin.host):
-        raise InvalidInput(
-            f"base_url: a key would go to {origin.host} for everybody to read: use https", param="base_url"
-        )
-    return url.rstrip("/")
+    return address("base_url", url, key)
 
 
 def voices_of(provider: ProviderName, voices: list[str] | None) -> Sequence[str]:
@@ -55,10 +43,3 @@ def voices_of(provider: ProviderName, voices: list[str] | None) -> Sequence[str]
     if voices is None and PROVIDERS[provider].base_url is None and provider != "azure":
         raise InvalidInput("voices: which does the server have?", param="voices")
     return voices or OPENAI_VOICES
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

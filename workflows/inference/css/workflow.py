@@ -30,7 +30,7 @@ from workflows.inference.css.providers import (
     UsageInStreams,
 )
 from workflows.inference.css.request_form import has_request_form, read_request_form
-from workflows.inference.css.settings import address, taken, voices_of
+from workflows.inference.css.settings import address_of, taken, voices_of
 from workflows.inference.css.speech import Speaking
 from workflows.models.finding import check_model
 from workflows.models.sources import ModelSources
@@ -110,7 +110,7 @@ class CSSInferenceWorkflow(AsyncInferenceWorkflow[Exchange, Exchange, Any]):
         self._provider: ProviderName = provider
         self._models = dict.fromkeys([model, *(models or ())])
         self._key = key
-        self._base_url = address(provider, base_url, key)
+        self._base_url = address_of(provider, base_url, key)
         self._api_version = api_version
         self._takes = taken(provider, endpoint, api_version, Changes(parameters or {}, stream_usage))
         self._endpoint: Endpoint = endpoint

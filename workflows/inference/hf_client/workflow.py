@@ -19,7 +19,6 @@ from workflows.card import Card
 from workflows.context import current_call
 from workflows.errors import InvalidInput, ModelNotFound, NotReady
 from workflows.inference.css.asked import ModelId
-from workflows.inference.css.settings import address
 from workflows.inference.hf_client.asking import Arguments
 from workflows.inference.hf_client.connection import OF_A_PROVIDER, OF_THE_HUB, Connection
 from workflows.inference.hf_client.generation import HubText
@@ -28,6 +27,7 @@ from workflows.inference.hf_client.spoken import check_speak, speech_of
 from workflows.inference.hf_client.tasks import REFUSED, TASKS, HFTask
 from workflows.models.finding import check_model
 from workflows.models.sources import ModelSources
+from workflows.remote.address import address
 from workflows.remote.clock import SYSTEM_CLOCK, Clock
 from workflows.remote.policy import UpstreamPolicy
 from workflows.remote.secret import Secret, SecretRef
@@ -110,7 +110,7 @@ class HFInferenceClientWorkflow(AsyncInferenceWorkflow[Exchange, Exchange, Any])
             raise InvalidInput(f"models: an address has one model for {task}", param="models")
         self._name: HFTask = task
         self._task = TASKS[task]
-        self._address = None if base_url is None else address("openai-compatible", base_url, key)
+        self._address = None if base_url is None else address("base_url", base_url, key)
         self._provider = provider
         self._models = dict.fromkeys([model, *(models or ())])
         self._key = key

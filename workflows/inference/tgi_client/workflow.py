@@ -15,13 +15,13 @@ from pydantic import Field
 
 from workflows.async_base import AsyncInferenceWorkflow
 from workflows.card import Card
-from workflows.errors import InvalidInput, WorkflowError
-from workflows.inference.css.settings import address
+from workflows.errors import WorkflowError
 from workflows.inference.tgi_client.own_client import own_client
 from workflows.inference.tgi_client.settings import RetryParams, ServerFacts, policy_of
 from workflows.inference.tgi_client.text import TgiText
 from workflows.models.finding import check_model
 from workflows.models.sources import ModelSources
+from workflows.remote.address import address
 from workflows.remote.clock import SYSTEM_CLOCK, Clock
 from workflows.remote.policy import UpstreamPolicy
 from workflows.remote.secret import SecretRef
@@ -74,11 +74,7 @@ class TGIClientInferenceWorkflow(AsyncInferenceWorkflow[Generate, Generated, Tex
         timeout: Annotated[float, Field(gt=0, le=86_400)] | None = None,
         retry_params: RetryParams | None = None,
     ) -> None:
-        try:
-            self._address = address("openai-compatible", server_url, key)
-        except InvalidInput as error:  # which knows the option by another name
-            message = error.message.replace("base_url", "server_url", 1)
-            raise InvalidInput(message, param="server_url") from None
+        self._address = address("server_url", server_url, key)
         self._key = key
         self._model = model
         self._tokenizer = tokenizer
