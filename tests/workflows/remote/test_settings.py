@@ -145,7 +145,7 @@ def test_a_key_is_replaced_while_it_is_in_use(tmp_path: Path, caplog: pytest.Log
     ],
 )
 def test_what_is_no_address_of_an_upstream(url: str) -> None:
-    with pytest.raises(InvalidInput, match="^server_url: give http") as caught:
+    with pytest.raises(InvalidInput, match=r"^server_url: give http") as caught:
         address("server_url", url, None)
     assert caught.value.param == "server_url"
 
