@@ -260,6 +260,20 @@ async def test_a_fault_is_told_in_the_words_of_each_protocol(
 
 
 @streamed_or_not
+async def test_details_that_cannot_be_told_are_refused_before_they_are_paid_for(streamed: bool, tmp_path: Path) -> None:
+    """Providers tell no ids of tokens: without a tokenizer nobody knows them."""
+    for door in (door for door in DOORS if door.streamed == streamed and door.protocol == "tgi"):
+        asking = replace(door, body={**door.body, "parameters": {"do_sample": True, "details": True}})
+        async with house(FAULT["silent"], "openai", streamed, tmp_path) as asked:
+            visit = asked.visit(asking)
+            async with asyncio.timeout(5):
+                await visit.start()
+            status, _, body = answer_of(visit)
+            assert (status, asked.upstream.asked) == (422, [])
+            assert json.loads(body)["error_type"] == "validation"
+
+
+@streamed_or_not
 async def test_a_silent_upstream_is_not_waited_for_longer_than_callers_have_time(
     streamed: bool, tmp_path: Path
 ) -> None:

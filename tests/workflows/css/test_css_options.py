@@ -71,6 +71,21 @@ def test_an_upstream_without_a_key_may_be_anywhere() -> None:
     assert made.card("m").kind == "generate"
 
 
+@pytest.mark.parametrize(
+    ("options", "tells"),
+    [
+        ({}, False),
+        ({"tokenizer": "tiny_gpt"}, True),
+        ({"tokenizer": "tiny_gpt", "parameters": {"top_logprobs": "refused"}}, False),
+        ({"tokenizer": "tiny_gpt", "parameters": {"top_logprobs": "dropped"}}, False),
+        ({"tokenizer": "tiny_gpt", "endpoint": "embeddings"}, False),
+    ],
+)
+def test_the_card_says_whether_tokens_are_told_with_their_ids(options: dict[str, Any], tells: bool) -> None:
+    made = CSSInferenceWorkflow("openai-compatible", "m", base_url="http://x", root="package:workflows.demo", **options)
+    assert made.card("m").tells_tokens is tells
+
+
 async def test_a_missing_key_fails_the_setup(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     workflow = CSSInferenceWorkflow("openai", "m", key=SecretRef(env="NO_SUCH_KEY"))

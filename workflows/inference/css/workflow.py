@@ -68,7 +68,8 @@ class CSSInferenceWorkflow(AsyncInferenceWorkflow[Exchange, Exchange, Any]):
             for it; `refused` if it does not take it, `dropped` to leave it out without telling the caller.
         stream_usage: Whether streams tell their usage when `asked`, by themselves (`told`) or not at all (`untold`).
         tokenizer: Directory with the model's tokenizer, or an id, see `workflows.models.finding.resolve_model`: it counts the
-            tokens of answers whose usage the provider does not tell. Without it they are estimated, and marked so.
+            tokens of answers whose usage the provider does not tell, and knows the ids of those that it tells. Without it
+            counts are estimated, and marked so, and tokens have no ids.
         root: Where it lies: a directory, or `package:name` for an installed Python package.
         sources: Where it comes from, or a file that says it; see `workflows.models.sources`.
         upstream: Limits, retries and patience; see `workflows.remote.policy`.
@@ -210,7 +211,8 @@ class CSSInferenceWorkflow(AsyncInferenceWorkflow[Exchange, Exchange, Any]):
             "model": next(iter(self._models)),
             "context_tokens": self._context_tokens,
             "max_new_tokens": self._max_new_tokens,
-            "tells_tokens": self._takes.parameters.get("top_logprobs") is not None,
+            # Providers tell texts of tokens alone; without their ids they are not told as who asks by the card wants them.
+            "tells_tokens": self._tokenizer is not None and self._takes.parameters.get("top_logprobs") is not None,
         }
         if isinstance(self._asking, Speaking):
             known["voices"] = list(self._asking.voices)
