@@ -128,7 +128,10 @@ def test_who_leaves_stops_it(leave: Callable[[System, Steps], None], system: Sys
 def test_a_deadline_stops_it(system: System, steps: Steps) -> None:
     prompt = inputs_of(triton, {"text_input": np.array([PROMPT.encode()], np.object_)})
     wishes = {"max_tokens": MOST_TOKENS, "temperature": 0.0}
-    with triton.InferenceServerClient(system.grpc) as client, pytest.raises(InferenceServerException, match="DEADLINE_EXCEEDED"):
+    with (
+        triton.InferenceServerClient(system.grpc) as client,
+        pytest.raises(InferenceServerException, match="DEADLINE_EXCEEDED"),
+    ):
         client.infer("tiny-gpt", prompt, parameters=wishes, client_timeout=2.0)
     assert steps.left.wait(PATIENCE_S), "nobody told the engine"
     until(steps.at_rest, seconds=PATIENCE_S, what=lambda: f"{steps.after} steps later still at work")
