@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from workflows import BarkHFInferenceWorkflow, Speak, SpeechChunk
+from workflows import BarkHFInferenceWorkflow, Speak
 
 __all__ = ["main"]
 
@@ -86,19 +86,17 @@ async def _beside_a_long_text(workflow: BarkHFInferenceWorkflow) -> dict[str, An
     return {"alone_s": median(alone), "beside_s": median(beside)}
 
 
-async def _read(workflow: BarkHFInferenceWorkflow, seconds: float) -> tuple[list[SpeechChunk], list[int]]:
-    """The beginning of a megabyte of text; the size of this process every now and then."""
+async def _read(workflow: BarkHFInferenceWorkflow, seconds: float) -> list[int]:
+    """Listens to the beginning of a megabyte of text; the size of this process after each chunk, in bytes."""
     text = _text(_LONG_TEXT_CHARS // 40)
     until = time.perf_counter() + seconds
     sizes = []
-    last: list[SpeechChunk] = []
     async with aclosing(workflow.astream(Speak(text=text, format="opus"))) as chunks:
-        async for chunk in chunks:
-            last = [chunk]
+        async for _ in chunks:
             sizes.append(_resident())
             if time.perf_counter() > until:
                 break
-    return last, sizes
+    return sizes
 
 
 def _resident() -> int:
@@ -107,7 +105,7 @@ def _resident() -> int:
 
 
 async def _long_text(workflow: BarkHFInferenceWorkflow, seconds: float) -> dict[str, Any]:
-    _, sizes = await _read(workflow, seconds)
+    sizes = await _read(workflow, seconds)
     quarter = max(1, len(sizes) // 4)
     began = time.perf_counter()
     await _stream(workflow, Speak(text="Yes.", format="wav"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from operator import ne
 from pathlib import Path
@@ -16,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from workflows import BarkHFInferenceWorkflow, Resources, Speech
+from tests.workflows.speech.tones import speaking
+from workflows import BarkHFInferenceWorkflow, Speech
 from workflows.demo.tiny_bark import VOICES, build
 from workflows.errors import Cancelled, InvalidInput, WorkflowError
 from workflows.inference.speech.bark_voices import INDEX, read_presets
@@ -36,19 +36,12 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bark(directory: Path) -> Iterator[BarkHFInferenceWorkflow]:
-    with speaking(directory) as workflow:
+    with speaking(voiced(directory)) as workflow:
         yield workflow
 
 
-@contextmanager
-def speaking(directory: Path, **options: Any) -> Iterator[BarkHFInferenceWorkflow]:
-    workflow = BarkHFInferenceWorkflow(str(directory), threads=1, **options)
-    workflow.resources = Resources()
-    workflow.setup()
-    try:
-        yield workflow
-    finally:
-        workflow.teardown()
+def voiced(directory: Path, **options: Any) -> BarkHFInferenceWorkflow:
+    return BarkHFInferenceWorkflow(str(directory), threads=1, **options)
 
 
 @pytest.fixture
@@ -132,7 +125,7 @@ def test_sentences_that_end_at_different_times_are_in_company_what_they_are_alon
     change(copy, semantic_config=SHORT | {"do_sample": False, "min_eos_p": likely})
     texts = [*TEXTS, "Yes, of course.", "No!"]
     lengths = []
-    with speaking(copy) as workflow:
+    with speaking(voiced(copy)) as workflow:
         sentences = [Sentence(text, VOICES[0]) for text in texts]
         for sentence, said in zip(sentences, workflow.synthesize_batch(sentences), strict=True):
             alone = workflow.synthesize(sentence)
@@ -145,7 +138,7 @@ def test_sentences_that_end_at_different_times_are_in_company_what_they_are_alon
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_says_it_as_well(directory: Path, dtype: Dtype) -> None:
-    with speaking(directory, dtype=dtype) as workflow:
+    with speaking(voiced(directory, dtype=dtype)) as workflow:
         one, other = (heard(workflow.inference({"text": text})) for text in TEXTS[:2])
         assert one.dtype == np.float32
         assert np.sqrt(np.mean(one**2)) > 0.02
@@ -189,7 +182,7 @@ def test_drawn_speech_is_repeated_by_a_seed_and_not_without(copy: Path) -> None:
     drawn: dict[str, Any] = {"do_sample": True, "temperature": 0.7}  # in every stage, as the real Bark does
     fine = {"temperature": 0.5}
     change(copy, semantic_config=drawn | SHORT, coarse_acoustics_config=drawn, fine_acoustics_config=fine)
-    with speaking(copy, voice="v2/de_speaker_3") as workflow:
+    with speaking(voiced(copy, voice="v2/de_speaker_3")) as workflow:
         assert workflow.card("bark").voices[0] == "v2/de_speaker_3"
         one, again, other = (heard(workflow.inference({"text": "Hi.", "seed": seed})) for seed in (1, 1, 2))
         np.testing.assert_array_equal(one, again)
@@ -226,7 +219,7 @@ def test_who_has_left_is_given_nothing_and_the_others_all_of_it(bark: BarkHFInfe
 
 def test_a_model_without_voices_speaks_as_it_likes(copy: Path) -> None:
     (copy / INDEX).unlink()
-    with speaking(copy) as workflow:
+    with speaking(voiced(copy)) as workflow:
         assert workflow.card("bark").voices == ["random"]
         assert workflow.inference({"text": "Hi."}).seconds > 0
 

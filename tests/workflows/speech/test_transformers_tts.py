@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +11,15 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.workflows.speech.tiny_voices import tiny_csm, tiny_dia, tiny_fastspeech, tiny_speecht5, tiny_vits
-from workflows import Resources, Speech, TransformersTTSWorkflow
+from tests.workflows.speech.tones import speaking
+from workflows import Speech, TransformersTTSWorkflow
 from workflows.demo.tiny_bark import build
 from workflows.errors import Cancelled, InvalidInput, WorkflowError
 from workflows.inference.speech.engine import AudioInferenceResult, Sentence
 
 
-@contextmanager
-def speaking(model: Path, **options: Any) -> Iterator[TransformersTTSWorkflow]:
-    workflow = TransformersTTSWorkflow(str(model), threads=1, **options)
-    workflow.resources = Resources()
-    workflow.setup()
-    try:
-        yield workflow
-    finally:
-        workflow.teardown()
+def voiced(model: Path, **options: Any) -> TransformersTTSWorkflow:
+    return TransformersTTSWorkflow(str(model), threads=1, **options)
 
 
 def speecht5(path: Path) -> tuple[Path, dict[str, Any]]:
@@ -55,7 +48,7 @@ def test_each_kind_of_model_says_each_text_in_each_voice(
     made: Callable[[Path], tuple[Path, dict[str, Any]]], voices: list[str], rate: int, tmp_path: Path
 ) -> None:
     model, options = made(tmp_path)
-    with speaking(model, **options) as workflow:
+    with speaking(voiced(model, **options)) as workflow:
         card = workflow.card("voice")
         assert (card.voices, card.sample_rate, card.model) == (voices, rate, model.name)
         heard = []
@@ -86,7 +79,7 @@ def test_a_model_that_speaks_for_nobody_stops(
         return asked < steps
 
     model, options = made(tmp_path)
-    with speaking(model, **options) as workflow:
+    with speaking(voiced(model, **options)) as workflow:
         voice = workflow.voices()[0]
         with pytest.raises(Cancelled):
             workflow.synthesize_batch([Sentence("hello there", voice, is_wanted=is_wanted)])
@@ -95,7 +88,7 @@ def test_a_model_that_speaks_for_nobody_stops(
 
 
 def test_sentences_of_a_batch_have_their_own_lengths(tmp_path: Path) -> None:
-    with speaking(tiny_vits(tmp_path)) as workflow:
+    with speaking(voiced(tiny_vits(tmp_path))) as workflow:
         texts = ["a", "something much longer than that", "hello"]
         made = workflow.synthesize_batch([Sentence(text, "default") for text in texts])
         lengths = [len(said.audio_array) for said in made if isinstance(said, AudioInferenceResult)]
@@ -105,7 +98,7 @@ def test_sentences_of_a_batch_have_their_own_lengths(tmp_path: Path) -> None:
 
 
 def test_letters_that_a_model_has_not_make_no_sound(tmp_path: Path) -> None:
-    with speaking(tiny_vits(tmp_path)) as workflow:
+    with speaking(voiced(tiny_vits(tmp_path))) as workflow:
         mixed = workflow.synthesize_batch([Sentence(text, "default") for text in ("hi", "42", "ho")])
         assert [isinstance(said, AudioInferenceResult) and len(said.audio_array) > 0 for said in mixed] == [1, 0, 1]
         with pytest.raises(WorkflowError, match="no sound"):
@@ -113,7 +106,7 @@ def test_letters_that_a_model_has_not_make_no_sound(tmp_path: Path) -> None:
 
 
 def test_who_asks_for_a_voice_that_is_not_there_is_told_which_are(tmp_path: Path) -> None:
-    with speaking(tiny_vits(tmp_path, speakers=3), voice="2") as workflow:
+    with speaking(voiced(tiny_vits(tmp_path, speakers=3), voice="2")) as workflow:
         assert workflow.card("voice").voices == ["2", "0", "1"]
         with pytest.raises(InvalidInput, match="'2', '0', '1'"):
             workflow.inference({"text": "hi", "voice": "3"})
@@ -138,4 +131,4 @@ def test_what_lacks_is_said_at_setup(tmp_path: Path) -> None:
     ]
     for directory, said, why in wrong:
         with pytest.raises(WorkflowError, match=why):
-            TransformersTTSWorkflow(str(directory), threads=1, **said).setup()
+            voiced(directory, **said).setup()

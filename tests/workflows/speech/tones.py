@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import TypeVar
 
 import numpy as np
 
 from workflows.errors import WorkflowError
 from workflows.inference.speech.tts import AudioInferenceResult, Sentence, TTSInferenceWorkflow
 
-__all__ = ["RATE", "Tones", "pitch_of", "serving"]
+__all__ = ["RATE", "Tones", "pitch_of", "serving", "speaking"]
+
+Voice = TypeVar("Voice", bound=TTSInferenceWorkflow)
 
 RATE = 8000
 LETTER = RATE // 50
@@ -64,3 +67,12 @@ async def serving(workflow: Tones) -> AsyncIterator[Tones]:
     finally:
         workflow.gate.set()
         await workflow.ateardown()
+
+
+@contextmanager
+def speaking(workflow: Voice) -> Iterator[Voice]:
+    workflow.setup()
+    try:
+        yield workflow
+    finally:
+        workflow.teardown()
