@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
+from logging.handlers import BufferingHandler
 from operator import ne
 from pathlib import Path
 from shutil import copytree
@@ -143,6 +145,20 @@ def test_half_precision_says_it_as_well(directory: Path, dtype: Dtype) -> None:
         assert one.dtype == np.float32
         assert np.sqrt(np.mean(one**2)) > 0.02
         assert likeness(one, other) < 0.9
+
+
+def test_a_batch_leaves_nothing_in_the_log(bark: BarkHFInferenceWorkflow) -> None:
+    """But for what transformers says once in a process, of how its Bark asks itself."""
+    handler = BufferingHandler(1000)
+    logger = logging.getLogger("transformers")
+    sentences = [Sentence(text, VOICES[0]) for text in TEXTS]
+    bark.synthesize_batch(sentences)
+    logger.addHandler(handler)
+    try:
+        bark.synthesize_batch(sentences)
+    finally:
+        logger.removeHandler(handler)
+    assert [record.getMessage() for record in handler.buffer] == []
 
 
 def test_a_batch_has_one_voice(bark: BarkHFInferenceWorkflow, monkeypatch: pytest.MonkeyPatch) -> None:

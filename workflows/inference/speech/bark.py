@@ -217,3 +217,5 @@ class _Stages:
             _ = said.sample_rate, said.codebook_size
         except (AttributeError, TypeError) as cause:
             raise WorkflowError("generation_config.json is not that of a Bark") from cause
+        if self.semantic.pad_token_id is None:  # of which transformers would complain for each batch
+            self.semantic.pad_token_id = self.semantic.semantic_pad_token
