@@ -19,10 +19,8 @@ from workflows.types.text import Generate, Sampling
 
 __all__ = ["check_embed", "check_generate", "most_tokens", "ours_for", "sampling_of"]
 
-_SAMPLING: Final[tuple[ParameterName, ...]] = (
-    *("min_tokens", "temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty"),
-    *("presence_penalty", "frequency_penalty", "logit_bias", "seed", "stop"),
-)
+_SAMPLING: Final = tuple(name for name in Sampling.model_fields if name != "max_tokens")
+"""What is said of how tokens are chosen; of their number, see `most_tokens`."""
 _CONTENTS: Final = frozenset({"messages", "prompt", "input"})
 """What a model is to read or say, as providers call it."""
 _ASKED: Final = ("messages", "prompt", "prompt_tokens", "text", "tokens")

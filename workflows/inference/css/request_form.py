@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from workflows.errors import InvalidInput, Unsupported
 from workflows.inference.css.providers import PROVIDERS, Endpoint, ProviderName
-from workflows.types.text import MAX_MESSAGES
+from workflows.types.text import MAX_MESSAGES, Sampling
 
 __all__ = ["has_request_form", "read_request_form"]
 
@@ -20,12 +20,6 @@ _ENDPOINTS: Final[Mapping[str, tuple[Endpoint, ...]]] = {
     "completions": ("chat", "completions"),
     "embeddings": ("embeddings",),
 }
-_SAMPLING: Final = frozenset(
-    {
-        *("max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty"),
-        *("presence_penalty", "frequency_penalty", "logit_bias", "seed", "stop"),
-    }
-)
 MAX_EXTRAS: Final = 32
 Name = Annotated[str, Field(max_length=256)]
 
@@ -93,7 +87,7 @@ def _checked(given: Any) -> _Form:
 
 def _extras(extras: Mapping[str, Any], *, asks_text: bool) -> dict[str, Any]:
     """What was put over the request's body: how tokens are chosen, or the length of a vector, and nothing else."""
-    allowed = _SAMPLING if asks_text else {"dimensions"}
+    allowed = Sampling.model_fields.keys() if asks_text else {"dimensions"}
     if not extras.keys() <= allowed:
         raise Unsupported(f"extra_args: only {', '.join(sorted(allowed))}", param="extra_args")
     if not asks_text:
