@@ -13,6 +13,7 @@ from tests.workflows.css.played import asked_for, chunks_of, ending, played
 from tests.workflows.remote.faulty_upstream import Exchange, parts
 from tests.workflows.remote.hand_clock import HandClock
 from workflows.errors import UpstreamFailed
+from workflows.remote.policy import UpstreamPolicy
 from workflows.types.text import Generated, Usage
 
 ASKED: Final = {"messages": [{"role": "user", "content": "hi"}]}
@@ -21,7 +22,7 @@ TOOLS: Final = [{"name": "weather", "parameters": {"type": "object"}}]
 CALL: Final = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
 
 
-def whole(message: dict[str, Any], finish_reason: str = "stop", **more: Any) -> dict[str, Any]:
+def whole(message: dict[str, Any], finish_reason: str | None = "stop", **more: Any) -> dict[str, Any]:
     return {"choices": [{"index": 0, "message": message, "finish_reason": finish_reason}], "usage": USAGE, **more}
 
 
@@ -160,6 +161,15 @@ async def test_tokens_that_nobody_asked_for_are_not_told() -> None:
     told["choices"][0]["logprobs"] = {"content": [{"token": "he", "logprob": -0.5}]}
     given, _ = await asked_for(told, ASKED)
     assert given.tokens is None
+
+
+async def test_an_answer_that_does_not_say_why_it_ended_is_not_whole_though_its_usage_is_told() -> None:
+    policy = UpstreamPolicy(attempts=1)
+    with pytest.raises(UpstreamFailed, match="broke off"):
+        await asked_for(whole({"content": "x"}, None), ASKED, upstream=policy)
+    said = [event({"choices": [{"index": 0, "delta": {"content": "x"}}], "usage": USAGE}), DONE]
+    with pytest.raises(UpstreamFailed, match="broke off"):
+        await chunks_of(said, ASKED, upstream=policy)
 
 
 @pytest.mark.parametrize("mark", [[DONE], []], ids=["with", "without"])
