@@ -163,6 +163,13 @@ async def test_tokens_that_nobody_asked_for_are_not_told() -> None:
     assert given.tokens is None
 
 
+@pytest.mark.parametrize("reason", ["stop", "length"])
+async def test_a_stop_string_is_why_an_answer_ended_whatever_the_provider_says(reason: str) -> None:
+    asked = {**ASKED, "sampling": {"stop": ["STOP"]}}
+    given, _ = await asked_for(whole({"content": "one STOP"}, reason), asked)
+    assert (given.text, given.finish_reason, given.stop_string) == ("one ", "stop", "STOP")
+
+
 async def test_an_answer_that_does_not_say_why_it_ended_is_not_whole_though_its_usage_is_told() -> None:
     policy = UpstreamPolicy(attempts=1)
     with pytest.raises(UpstreamFailed, match="broke off"):
