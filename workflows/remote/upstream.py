@@ -132,13 +132,13 @@ class Upstream:
         self._calls = self._attempts = 0
         self._failures: Counter[str] = Counter()
 
-    async def ask(self, attempt: Callable[[Attempt], Awaitable[T]]) -> T:
-        """The first answer that an attempt gives.
+    async def ask(self, attempt: Callable[[Attempt], Awaitable[T]], *, at_most_s: float = math.inf) -> T:
+        """The first answer that an attempt gives. `at_most_s`: what is left of the policy's `total_s`, where that is less.
 
         An attempt raises UpstreamFailure, or whatever its library does; a WorkflowError of its own is the caller's.
         Raises the WorkflowError of the last failure, DeadlineExceeded, or Overloaded where nothing was asked.
         """
-        run = self._run()
+        run = self._run(at_most_s)
         while True:
             async with self._turn(run) as permit:
                 try:
@@ -150,7 +150,9 @@ class Upstream:
                     return answer
             await self._pause(run)
 
-    async def stream(self, attempt: Callable[[Attempt], AsyncGenerator[T | None]]) -> AsyncGenerator[T]:
+    async def stream(
+        self, attempt: Callable[[Attempt], AsyncGenerator[T | None]], *, at_most_s: float = math.inf
+    ) -> AsyncGenerator[T]:
         """The items of the first attempt that gives one; from then on a failure is the end. Raises as `ask` does, and
         Cancelled for a caller who has left.
 
@@ -158,7 +160,7 @@ class Upstream:
 
         Close it with `aclose()` when you leave early: that closes the attempt, and with it the connection, at once.
         """
-        run = self._run()
+        run = self._run(at_most_s)
         begun = False
         while True:
             async with self._turn(run) as permit:
@@ -192,13 +194,14 @@ class Upstream:
             retries_left=self._budget.retries,
         )
 
-    def _run(self) -> _Run:
+    def _run(self, at_most_s: float) -> _Run:
         self._calls += 1
         self._budget.earn()
         call = current_call()
         left = call.seconds_left()
-        by_caller = left is not None and left <= self._policy.total_s
-        seconds = left if left is not None and by_caller else self._policy.total_s
+        total = min(self._policy.total_s, at_most_s)
+        by_caller = left is not None and left <= total
+        seconds = left if left is not None and by_caller else total
         return _Run(call, self._clock, self._clock.now() + seconds, by_caller)
 
     @asynccontextmanager

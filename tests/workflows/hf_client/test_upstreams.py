@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator
@@ -14,12 +15,13 @@ from huggingface_hub.hf_api import InferenceProviderMapping
 from huggingface_hub.inference._providers import _common as providers
 from huggingface_hub.inference._providers import get_provider_helper
 
-from tests.workflows.remote.faulty_upstream import FaultyUpstream, answer, parts
+from tests.workflows.remote.contract_upstream import quiescence
+from tests.workflows.remote.faulty_upstream import FaultyUpstream, answer, parts, silence
 from tests.workflows.remote.hand_clock import HandClock
 from tests.workflows.tgi_client.tgi_dialects import chat_whole, tgi_events, tgi_whole
 from workflows.batch import working_for
 from workflows.context import CallContext
-from workflows.errors import InvalidInput, ModelNotFound, NotReady, WorkflowError
+from workflows.errors import InvalidInput, ModelNotFound, NotReady, UpstreamSilent, WorkflowError
 from workflows.inference.hf_client.connection import OF_A_PROVIDER, OF_THE_HUB
 from workflows.inference.hf_client.providers import addresses
 from workflows.inference.hf_client.workflow import HFInferenceClientWorkflow
@@ -184,7 +186,7 @@ async def test_a_model_that_is_being_loaded_is_waited_for(streamed: bool) -> Non
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-@pytest.mark.parametrize(("waits", "left"), [(False, None), (True, 10.0), (True, None)])
+@pytest.mark.parametrize(("waits", "left"), [(False, None), (True, 10.0), (True, 0.3), (True, None)])
 async def test_who_has_no_time_to_wait_hears_when_to_come_back(streamed: bool, waits: bool, left: float | None) -> None:
     """With no limit of the caller's, that of the policy holds."""
     upstream_policy = UpstreamPolicy(total_s=15.0)
@@ -202,6 +204,27 @@ async def test_who_has_no_time_to_wait_hears_when_to_come_back(streamed: bool, w
         assert len(upstream.asked) == 1
     assert caught.value.retry_after_s == 20.0
     assert "acme" not in caught.value.message
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_call_that_has_waited_has_no_more_time_than_others(streamed: bool) -> None:
+    clock, policy = HandClock(), UpstreamPolicy(total_s=25.0, first_byte_s=24.0)
+    async with FaultyUpstream() as upstream:
+        upstream.plays(LOADING, silence)
+        workflow = HFInferenceClientWorkflow("text-generation", base_url=upstream.url, upstream=policy)
+        workflow.clock = clock
+        async with asking(workflow):
+            asking_for = anext(workflow.astream(PROMPT)) if streamed else workflow.ainference(PROMPT)
+            waiting = asyncio.ensure_future(asking_for)
+            await clock.until_asleep()
+            clock.advance(10.0)
+            await upstream.until(lambda seen: len(seen.asked) == 2)
+            await quiescence()
+            clock.advance(15.0)
+            await quiescence()
+            assert waiting.done()
+            with pytest.raises(UpstreamSilent):
+                await waiting
 
 
 @pytest.mark.parametrize("told", [None, "20", True, -1, float("inf"), [20]])

@@ -208,19 +208,21 @@ class HFInferenceClientWorkflow(AsyncInferenceWorkflow[Exchange, Exchange, Any])
         return _Order(input_data, model, arguments)
 
     async def do_run_model(self, preprocessed_data: _Order) -> Exchange:
-        order, ends = preprocessed_data, self._ends()
+        order, ends = preprocessed_data, self.clock.now() + self._policy.total_s
         while True:
             try:
-                return await self._upstream.ask(lambda attempt: self._whole(order))
+                return await self._upstream.ask(lambda attempt: self._whole(order), at_most_s=ends - self.clock.now())
             except NotReady as error:
                 await self._until_loaded(error, ends)
 
     async def do_stream(self, preprocessed_data: _Order) -> AsyncGenerator[TextChunk]:
-        order, ends = preprocessed_data, self._ends()
+        order, ends = preprocessed_data, self.clock.now() + self._policy.total_s
         assert isinstance(order.asked, Generate)
         asked = order.asked
         while True:
-            made = self._upstream.stream(lambda attempt: self._text.pieces(asked, order.model))
+            made = self._upstream.stream(
+                lambda attempt: self._text.pieces(asked, order.model), at_most_s=ends - self.clock.now()
+            )
             try:
                 async with aclosing(made) as chunks:
                     async for chunk in chunks:
@@ -259,20 +261,16 @@ class HFInferenceClientWorkflow(AsyncInferenceWorkflow[Exchange, Exchange, Any])
         given: bytes = await asyncio.to_thread(helper.get_response, body, request)
         return given
 
-    def _ends(self) -> float:
-        """When this call has to have ended."""
-        left = current_call().seconds_left()
-        return self.clock.now() + min(self._policy.total_s, self._policy.total_s if left is None else left)
-
     async def _until_loaded(self, error: NotReady, ends: float) -> None:
         """Wait as long as the upstream says that it takes; it is looked at again now and then, since that is a guess.
 
-        Raises the error where there is no time for that.
+        Raises the error where the caller has no time for that, or the policy, whose time `ends`.
         """
-        told = error.retry_after_s or 0.0
-        if not self._waits or self.clock.now() + told >= ends:
+        pause, left = max(error.retry_after_s or 0.0, _LEAST_PAUSE_S), ends - self.clock.now()
+        callers = current_call().seconds_left()
+        if not self._waits or pause >= (left if callers is None else min(left, callers)):
             raise error
-        await self.clock.sleep(min(max(told, _LEAST_PAUSE_S), _MOST_PAUSE_S))
+        await self.clock.sleep(min(pause, _MOST_PAUSE_S))
 
     # ---- what it is ------------------------------------------------------------------------------------------------
 
