@@ -10,7 +10,7 @@ import pytest
 
 from tests.workflows.css.dialects import DONE, chat_events, event
 from tests.workflows.css.played import asked_for, chunks_of, ending, played
-from tests.workflows.remote.faulty_upstream import Exchange, parts
+from tests.workflows.remote.faulty_upstream import Exchange, answer, parts
 from tests.workflows.remote.hand_clock import HandClock
 from workflows.errors import UpstreamFailed
 from workflows.remote.policy import UpstreamPolicy
@@ -177,6 +177,13 @@ async def test_an_answer_that_does_not_say_why_it_ended_is_not_whole_though_its_
     said = [event({"choices": [{"index": 0, "delta": {"content": "x"}}], "usage": USAGE}), DONE]
     with pytest.raises(UpstreamFailed, match="broke off"):
         await chunks_of(said, ASKED, upstream=policy)
+
+
+async def test_a_whole_answer_in_place_of_a_stream_is_none_and_is_not_asked_for_again() -> None:
+    async with played(answer(200, whole({"content": "x"}))) as (workflow, upstream):
+        with pytest.raises(UpstreamFailed, match="cannot be read"):
+            await collected(workflow.astream(ASKED))
+        assert len(upstream.asked) == 1
 
 
 @pytest.mark.parametrize("mark", [[DONE], []], ids=["with", "without"])

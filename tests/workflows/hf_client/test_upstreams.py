@@ -186,7 +186,7 @@ async def test_a_model_that_is_being_loaded_is_waited_for(streamed: bool) -> Non
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-@pytest.mark.parametrize(("waits", "left"), [(False, None), (True, 10.0), (True, 0.3), (True, None)])
+@pytest.mark.parametrize(("waits", "left"), [(False, None), (True, 10.0), (True, None)])
 async def test_who_has_no_time_to_wait_hears_when_to_come_back(streamed: bool, waits: bool, left: float | None) -> None:
     """With no limit of the caller's, that of the policy holds."""
     upstream_policy = UpstreamPolicy(total_s=15.0)
