@@ -198,13 +198,22 @@ def test_a_rate_of_the_callers_choice(system: System, client: OpenAI) -> None:
         assert np.array_equal(played(got, name, 8000), alone(system, sample_rate=8000))
 
 
-@pytest.mark.parametrize("voice", ["alloy", "../../x", "v2/nope", "low\0", "v2/../low", "/etc/passwd", " low", "LOW"])
+@pytest.mark.parametrize(
+    "voice", ["alloy", "../../x", "v2/nope", "low\0", "v2/../low", "/etc/passwd", " low", "LOW", "\u202elow", "é" * 256]
+)
 def test_an_unknown_voice_is_told_which_there_are(client: OpenAI, voice: str) -> None:
     for form in ("audio", "sse"):
         with pytest.raises(openai.BadRequestError) as caught:
             client.audio.speech.create(**asked(voice=voice, stream_format=form))
         assert caught.value.param == "voice"
         assert "'low', 'v2/high'" in caught.value.message
+
+
+def test_a_voice_without_end_is_refused(client: OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.audio.speech.create(**asked(voice="../" * 5000))
+    assert caught.value.param == "voice"
+    assert len(caught.value.message) < 500
 
 
 def test_voices_are_listed(client: OpenAI) -> None:

@@ -165,8 +165,9 @@ async def test_a_deadline_in_mid_text_ends_the_stream_and_what_was_made_ahead_is
 @pytest.mark.parametrize("read", [0, 1])
 async def test_who_leaves_leaves_nothing_behind(read: int) -> None:
     """Before the first audio, and later."""
-    async with serving(Tones()) as tones:
-        tones.concurrency = 2
+    narrow = Tones()
+    narrow.concurrency = 2
+    async with serving(narrow) as tones:
         await tones.ainference({"text": "A."})
         tasks, threads = len(asyncio.all_tasks()), threading.active_count()
         for _ in range(5):
