@@ -21,7 +21,7 @@ from tests.workflows.remote.hand_clock import HandClock
 from tests.workflows.tgi_client.tgi_dialects import chat_whole, tgi_events, tgi_whole
 from workflows.batch import working_for
 from workflows.context import CallContext
-from workflows.errors import InvalidInput, ModelNotFound, NotReady, UpstreamSilent, WorkflowError
+from workflows.errors import InvalidInput, ModelNotFound, NotReady, UpstreamFailed, UpstreamSilent, WorkflowError
 from workflows.inference.hf_client.connection import OF_A_PROVIDER, OF_THE_HUB
 from workflows.inference.hf_client.providers import addresses
 from workflows.inference.hf_client.workflow import HFInferenceClientWorkflow
@@ -234,3 +234,13 @@ async def test_a_503_that_tells_no_time_is_a_failure_like_others(told: Any) -> N
         async with asking(HFInferenceClientWorkflow("text-generation", base_url=upstream.url)) as workflow:
             with pytest.raises(WorkflowError, match="the upstream model failed"):
                 await workflow.ainference(PROMPT)
+
+
+@pytest.mark.parametrize("asked", [PROMPT, CHAT], ids=["prompt", "chat"])
+async def test_a_whole_answer_in_place_of_a_stream_is_none_and_is_not_asked_for_again(asked: Any) -> None:
+    async with FaultyUpstream() as upstream:
+        upstream.plays(answer(200, tgi_whole()))
+        async with asking(HFInferenceClientWorkflow("text-generation", base_url=upstream.url)) as workflow:
+            with pytest.raises(UpstreamFailed, match="cannot be read"):
+                await anext(workflow.astream(asked))
+        assert len(upstream.asked) == 1

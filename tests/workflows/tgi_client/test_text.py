@@ -266,3 +266,13 @@ async def test_the_servers_errors_have_a_meaning_and_no_words(
         assert type(caught.value) is error
         assert caught.value.param == param
         assert json.dumps(body["error"])[1:-1] not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "asked", [{"prompt": "hi"}, {"messages": [{"role": "user", "content": "hi"}]}], ids=["prompt", "chat"]
+)
+async def test_a_whole_answer_in_place_of_a_stream_is_none_and_is_not_asked_for_again(asked: Any) -> None:
+    async with asking(told(["a", "b"])[0]) as (workflow, upstream):
+        with pytest.raises(UpstreamFailed, match="cannot be read"):
+            await anext(workflow.astream(asked))
+        assert len(upstream.asked) == 1
