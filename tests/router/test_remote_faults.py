@@ -115,6 +115,7 @@ LIMITED: Final = Heard(
 )
 BROKE_OFF: Final = _failed("the upstream model broke off its answer")
 UNREADABLE: Final = _failed("the upstream model's answer cannot be read")
+TOO_LARGE: Final = _failed("the upstream model's answer is larger than allowed")
 SILENT: Final = _late("the upstream model did not answer in time")
 OUTCOMES: Final[Mapping[str, Heard]] = {
     "limited": LIMITED,
@@ -137,7 +138,8 @@ OUTCOMES: Final[Mapping[str, Heard]] = {
     "reset_at_once": BROKE_OFF,
     "reset_within": BROKE_OFF,
     "cut_within": BROKE_OFF,
-    "endless_line": _failed("the upstream model's answer is larger than allowed"),
+    "endless_line": TOO_LARGE,
+    "huge_body": TOO_LARGE,
 }
 
 TOLD: Final[Mapping[str, Callable[[Heard, str], Body]]] = {
