@@ -8,7 +8,7 @@ import pytest
 
 from tests.workflows.css.played import played
 from tests.workflows.remote.faulty_upstream import answer
-from workflows.errors import InvalidInput, Unsupported
+from workflows.errors import ContextTooLong, InvalidInput, Unsupported
 from workflows.inference.css.asked import AskText
 from workflows.inference.css.openai_requests import chat_body, completion_body
 from workflows.inference.css.providers import ENDPOINTS, PROVIDERS, Changes, ProviderName, takes
@@ -280,6 +280,7 @@ async def test_the_providers_complaint_names_what_the_caller_said_and_nothing_el
                 await asking
             said = "the upstream model does not take this input"
             assert (caught.value.param, caught.value.message) == (ours, f"{ours}: {said}" if ours else said)
+            assert str(caught.value) == caught.value.message
 
 
 @pytest.mark.parametrize("asked", [{"text": "hi"}, {"tokens": [1, 2]}], ids=["text", "tokens"])
@@ -289,3 +290,12 @@ async def test_a_complaint_about_the_input_names_the_way_in_which_it_came(asked:
         with pytest.raises(InvalidInput) as caught:
             await workflow.ainference(asked)
     assert [caught.value.param] == list(asked)
+
+
+async def test_a_context_that_is_too_long_is_told_as_such(key: SecretRef) -> None:
+    """In the words that the protocols, and gateways before them, know it by."""
+    told = {"error": {"message": "no", "param": "messages", "code": "context_length_exceeded"}}
+    async with played(answer(400, told), provider="openai", key=key) as (workflow, _):
+        with pytest.raises(ContextTooLong) as caught:
+            await workflow.ainference(HI)
+    assert (caught.value.param, caught.value.message) == ("messages", ContextTooLong.default_message)

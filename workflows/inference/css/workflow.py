@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from copy import copy
 from functools import cached_property
 from typing import Annotated, Any, ClassVar
 
@@ -230,8 +229,7 @@ class CSSInferenceWorkflow(AsyncInferenceWorkflow[Exchange, Exchange, Any]):
     def _in_callers_words(self, error: InvalidInput, order: Order) -> InvalidInput:
         """The provider's complaint, about what the caller knows by another name, or not at all."""
         ours = ours_for(error.param, order.asked, self._takes)
-        says = error.message.removeprefix(f"{error.param}: ")
-        renamed = copy(error)
-        renamed.param = ours
-        renamed.message = says if ours is None else f"{ours}: {says}"
-        return renamed
+        theirs, message = f"{error.param}: ", error.message
+        if message.startswith(theirs):
+            message = message.removeprefix(theirs) if ours is None else message.replace(theirs, f"{ours}: ", 1)
+        return type(error)(message, param=ours, may_have_run=error.may_have_run)
