@@ -244,3 +244,13 @@ async def test_a_whole_answer_in_place_of_a_stream_is_none_and_is_not_asked_for_
             with pytest.raises(UpstreamFailed, match="cannot be read"):
                 await anext(workflow.astream(asked))
         assert len(upstream.asked) == 1
+
+
+async def test_a_stream_without_a_last_token_has_broken_off() -> None:
+    async with FaultyUpstream() as upstream:
+        upstream.plays(parts(tgi_events()[:-1]))
+        async with asking(HFInferenceClientWorkflow("text-generation", base_url=upstream.url)) as workflow:
+            stream: Any = workflow.astream(PROMPT)
+            assert (await anext(stream)).text
+            with pytest.raises(UpstreamFailed, match="broke off"):
+                await anext(stream)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.workflows.remote.faulty_upstream import FaultyUpstream, answer, parts
-from tests.workflows.tgi_client.tgi_dialects import event
+from tests.workflows.tgi_client.tgi_dialects import event, tgi_events
 from workflows.errors import (
     ContextTooLong,
     InvalidInput,
@@ -276,3 +276,11 @@ async def test_a_whole_answer_in_place_of_a_stream_is_none_and_is_not_asked_for_
         with pytest.raises(UpstreamFailed, match="cannot be read"):
             await anext(workflow.astream(asked))
         assert len(upstream.asked) == 1
+
+
+async def test_a_stream_without_a_last_token_has_broken_off() -> None:
+    async with asking(parts(tgi_events()[:-1])) as (workflow, _):
+        stream = workflow.astream({"prompt": "hi"})
+        assert (await anext(stream)).text
+        with pytest.raises(UpstreamFailed, match="broke off"):
+            await anext(stream)
