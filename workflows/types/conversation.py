@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import (
@@ -18,6 +17,7 @@ from pydantic import (
 )
 
 from workflows.types.exchange import Exchange, absent
+from workflows.types.media import file_bytes
 from workflows.types.tools import MAX_CALLS, CallId, ToolCall
 
 __all__ = ["IMAGE_TYPES", "MAX_IMAGE_BYTES", "ImagePart", "ImageType", "Message", "Part", "RemoteImagePart", "TextPart"]
@@ -32,19 +32,7 @@ Detail = Literal["auto", "low", "high"]
 
 
 def _image_bytes(value: Any) -> bytes:
-    """Bytes, or their base64."""
-    if isinstance(value, str):
-        if len(value) > MAX_IMAGE_BYTES // 3 * 4 + 4:
-            raise ValueError(f"an image has at most {MAX_IMAGE_BYTES} bytes")
-        try:
-            value = base64.b64decode(value, validate=True)
-        except (binascii.Error, ValueError):
-            value = None
-    if not isinstance(value, bytes) or not value:
-        raise ValueError("the bytes of an image are needed, in JSON as base64")
-    if len(value) > MAX_IMAGE_BYTES:
-        raise ValueError(f"an image has at most {MAX_IMAGE_BYTES} bytes")
-    return value
+    return file_bytes(value, MAX_IMAGE_BYTES)
 
 
 def _as_base64(value: bytes) -> str:

@@ -10,10 +10,9 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-__all__ = ["MAX_MEDIA_BYTES", "Media", "media_type"]
+__all__ = ["MAX_MEDIA_BYTES", "Media", "base64_chars", "file_bytes", "media_type"]
 
 MAX_MEDIA_BYTES: Final = 64 << 20
-_MAX_BASE64_CHARS: Final = (MAX_MEDIA_BYTES + 2) // 3 * 4
 # The first bytes of a file, then the place and the bytes that tell one container's contents apart, then what it is.
 _FORMATS: Final = (
     (b"\x89PNG\r\n\x1a\n", 0, b"", "image/png"),
@@ -34,6 +33,27 @@ _FORMATS: Final = (
 )
 
 
+def base64_chars(size: int) -> int:
+    """How many characters of base64 hold so many bytes."""
+    return (size + 2) // 3 * 4
+
+
+def file_bytes(value: object, at_most: int) -> bytes:
+    """A file's bytes, or what its base64 says. Raises ValueError where there are none or more than `at_most`."""
+    if isinstance(value, str):
+        if len(value) > base64_chars(at_most):
+            raise ValueError(f"longer than a file may be: at most {at_most} bytes")
+        try:
+            value = base64.b64decode(value, validate=True)
+        except (binascii.Error, ValueError):
+            value = None
+    if not isinstance(value, bytes) or not value:
+        raise ValueError("the bytes of a file are needed, in JSON as base64")
+    if len(value) > at_most:
+        raise ValueError(f"longer than a file may be: at most {at_most} bytes")
+    return value
+
+
 class _MediaForm:
     """Lets pydantic carry a file's bytes: those in Python; text is base64, which is also how they are written down."""
 
@@ -49,22 +69,16 @@ class _MediaForm:
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {"type": "string", "contentEncoding": "base64", "minLength": 4, "maxLength": _MAX_BASE64_CHARS}
+        return {
+            "type": "string",
+            "contentEncoding": "base64",
+            "minLength": 4,
+            "maxLength": base64_chars(MAX_MEDIA_BYTES),
+        }
 
     @staticmethod
     def parse(value: object) -> bytes:
-        if isinstance(value, str):
-            if len(value) > _MAX_BASE64_CHARS:
-                raise ValueError(f"longer than {MAX_MEDIA_BYTES} bytes")
-            try:
-                value = base64.b64decode(value, validate=True)
-            except (binascii.Error, ValueError):
-                value = None
-        if not isinstance(value, bytes) or not value:
-            raise ValueError("the bytes of a file are needed, in JSON as base64")
-        if len(value) > MAX_MEDIA_BYTES:
-            raise ValueError(f"longer than {MAX_MEDIA_BYTES} bytes")
-        return value
+        return file_bytes(value, MAX_MEDIA_BYTES)
 
 
 Media = Annotated[bytes, _MediaForm]

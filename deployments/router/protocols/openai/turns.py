@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from workflows.types.conversation import IMAGE_TYPES, MAX_IMAGE_BYTES, MAX_PARTS, MAX_URL_CHARS
+from workflows.types.media import base64_chars
 from workflows.types.tools import (
     MAX_ARGUMENT_CHARS,
     MAX_CALLS,
@@ -101,7 +102,7 @@ def _image(url: str, more: dict[str, Any]) -> dict[str, Any]:
         media_type = _SAME_TYPE.get(named, named)
         if media_type not in IMAGE_TYPES:
             raise ValueError(f"images are of one of the types {', '.join(IMAGE_TYPES)}")
-        if not 0 < len(url) - head.end() <= MAX_IMAGE_BYTES // 3 * 4 + 4:
+        if not 0 < len(url) - head.end() <= base64_chars(MAX_IMAGE_BYTES):
             raise ValueError(f"an image has 1 to {MAX_IMAGE_BYTES} bytes")
         return {"type": "image", "media_type": media_type, "data": url[head.end() :], **more}
     if len(url) > MAX_URL_CHARS or not _WEB.fullmatch(url):
