@@ -61,13 +61,15 @@ def rungs(
     card = entry.card
     if card is None:
         return
+    seen = {entry.name}
     for name in card.fallbacks:
         try:
             other = directory.find(name, may_use, session=session)
         except ModelNotFound:
             continue
-        if not may_use(other) or other is entry:
+        if not may_use(other) or other.name in seen:
             continue
+        seen.add(other.name)
         if other.card is None:
             other.wake()
             continue

@@ -155,6 +155,45 @@ async def test_a_fallbacks_own_fallbacks_are_not_asked() -> None:
     assert not house.local.calls
 
 
+@pytest.mark.parametrize("path", [NATIVE, STREAM])
+async def test_nothing_is_left_of_a_caller_that_leaves_in_mid_fall(path: str) -> None:
+    house = House()
+    house.api.error = UpstreamFailed()
+    asked, ended = asyncio.Event(), asyncio.Event()
+
+    async def never(*asked_with: Any) -> Any:
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def no_chunk(input_data: Any) -> AsyncGenerator[list[Any]]:
+        await never()
+        yield []
+
+    house.second.answer, house.second.chunks = never, no_chunk
+    visit = Visit(house.app, "POST", path, ASKED)
+    running = visit.start()
+    async with asyncio.timeout(5):
+        await asked.wait()
+        visit.leave()
+        await running
+        await ended.wait()
+    assert not house.local.calls
+    assert house.falls() == {}
+    assert json.loads(house.lines.texts[-1])["code"] == "cancelled"
+
+
+async def test_a_workflow_under_two_names_is_asked_once() -> None:
+    house = House()
+    house.tell("second", aliases=["other"])
+    house.tell("api", fallbacks=["second", "other", "local"])
+    house.api.error, house.second.error = UpstreamFailed(), UpstreamFailed()
+    assert (await house.post(NATIVE, ASKED)).headers["x-served-by"] == "local"
+    assert len(house.second.calls) == 1
+
+
 # ---- who is passed over ------------------------------------------------------------------------------------------------
 
 
