@@ -248,6 +248,9 @@ async def test_a_stream_that_has_not_begun_is_another_ones() -> None:
     assert "".join(event["choices"][0]["delta"].get("content") or "" for event in told) == "local!"
     assert {event["model"] for event in told} == {"api"}  # as it was asked
     assert house.falls() == {("local", "api"): 1}
+    found = samples(house.metrics.exposition().decode())
+    assert found["infernet_tokens_total", ("completion", "anyone", "local")] == 2
+    assert not found.get(("infernet_tokens_total", ("completion", "anyone", "api")))
 
 
 async def test_a_stream_that_has_begun_ends_where_it_breaks() -> None:
