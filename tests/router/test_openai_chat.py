@@ -167,6 +167,25 @@ async def test_tokens_with_their_logprobs() -> None:
     }
 
 
+async def test_tokens_that_are_known_from_before_and_tokens_that_are_not_shown() -> None:
+    async def whole(input_data: Any, call: CallContext) -> Any:
+        seed = input_data["sampling"]["seed"]
+        usage = {"prompt_tokens": 5, "completion_tokens": 9, "cached_tokens": 4, "reasoning_tokens": seed}
+        return {"text": "a", "finish_reason": "stop", "usage": usage}
+
+    house = House()
+    house.add("thinker", ScriptedClient(whole), kind="generate")
+    body = (await house.post(CHAT, {**HELLO, "model": "thinker", "n": 3, "seed": 1})).json()
+    exact(ChatCompletion, body)
+    assert body["usage"] == {
+        "prompt_tokens": 5,
+        "completion_tokens": 27,
+        "total_tokens": 32,
+        "prompt_tokens_details": {"cached_tokens": 4},
+        "completion_tokens_details": {"reasoning_tokens": 1 + 2 + 3},
+    }
+
+
 async def test_a_conversation_keeps_its_name_within_one_key() -> None:
     (alice, first), (bob, second) = mint_key("alice"), mint_key("bob")
     house = House(Keys([first, second]))

@@ -101,6 +101,23 @@ async def test_usage_is_told_at_the_end_where_it_is_asked_for() -> None:
         }
 
 
+async def test_tokens_that_are_not_shown_are_told_with_the_usage_of_all_answers() -> None:
+    scene = Steered()
+    hidden = {**USAGE, "completion_tokens": 9, "reasoning_tokens": 7}
+    for prompt, usage in (("p", hidden), ("q", {**hidden, "reasoning_tokens": 0}), ("r", USAGE)):
+        scene.put(prompt, [{**end("a"), "usage": usage}], None)
+    visit = scene.visit("p", "q", "r", stream_options={"include_usage": True})
+    await finished(visit.start())
+    last = events(said(visit))[-1]
+    exact(Completion, last)
+    assert last["usage"] == {
+        "prompt_tokens": 3,
+        "completion_tokens": 20,
+        "total_tokens": 23,
+        "completion_tokens_details": {"reasoning_tokens": 7},
+    }
+
+
 @pytest.mark.parametrize("asked", [True, False])
 async def test_chunks_that_say_nothing_are_not_told(asked: bool) -> None:
     scene = Steered()

@@ -101,6 +101,7 @@ def openai_schemas(entries: Iterable[Entry]) -> Json:
                 "completion_tokens": _COUNT,
                 "total_tokens": _COUNT,
                 "prompt_tokens_details": closed({"cached_tokens": _COUNT}),
+                "completion_tokens_details": closed({"reasoning_tokens": _COUNT}),
             },
             ["prompt_tokens", "completion_tokens", "total_tokens"],
         ),

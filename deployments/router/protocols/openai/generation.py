@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from copy import copy
 from functools import cached_property
@@ -158,6 +158,7 @@ class Answers(ABC):
         self._prompts: dict[int, Mapping[str, Any]] = {}
         self._ended: set[int] = set()
         self._completion_tokens = 0
+        self._usages: list[Mapping[str, Any]] = []
 
     @abstractmethod
     def choice(self, index: int, output: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,13 +215,24 @@ class Answers(ABC):
             raise BadOutput("the workflow did not say how many tokens it has read and made")
         self._prompts.setdefault(index // self._samples, usage)
         self._completion_tokens += usage["completion_tokens"]
+        self._usages.append(usage)
 
     def _usage(self) -> dict[str, Any]:
         read = sum(usage["prompt_tokens"] for usage in self._prompts.values())
         made = self._completion_tokens
-        told = {"prompt_tokens": read, "completion_tokens": made, "total_tokens": read + made}
-        known = [cached for usage in self._prompts.values() if (cached := usage.get("cached_tokens")) is not None]
-        return {**told, "prompt_tokens_details": {"cached_tokens": sum(known)}} if known else told
+        return {
+            "prompt_tokens": read,
+            "completion_tokens": made,
+            "total_tokens": read + made,
+            **_details("prompt_tokens_details", "cached_tokens", self._prompts.values()),
+            **_details("completion_tokens_details", "reasoning_tokens", self._usages),
+        }
+
+
+def _details(title: str, name: str, usages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What is known of a part of the tokens; nothing where no model has told it."""
+    known = [count for usage in usages if (count := usage.get(name)) is not None]
+    return {title: {name: sum(known)}} if known else {}
 
 
 def _checked(output: Any) -> Mapping[str, Any]:
