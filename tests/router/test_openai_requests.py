@@ -10,7 +10,9 @@ import pytest
 from deployments.router.keys import Keys, mint_key
 from deployments.router.protocols.openai.requests import CHAT_REFUSED, COMPLETION_REFUSED
 from tests.router.openai_house import CHAT, EMBED, TEXT, House
-from tests.router.router_front import Front
+from tests.router.router_front import Front, ScriptedClient
+from workflows.context import CallContext
+from workflows.errors import InvalidInput, Unsupported
 
 USER = {"role": "user", "content": "a"}
 CALLED = {"id": "x", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -137,6 +139,12 @@ async def test_values_that_change_nothing_are_taken_and_so_is_what_nobody_knows(
 )
 async def test_conversations_that_are_none(messages: Any, param: str) -> None:
     assert (await refusal(CHAT, {"messages": messages}))["param"] == param
+
+
+async def test_no_class_is_named() -> None:
+    for fields in ({"messages": ["a"]}, {"response_format": "json_object"}, {"stream_options": True}, {"tools": [1]}):
+        error = await refusal(CHAT, fields)
+        assert error["message"] == f"{error['param']}: an object is needed"
 
 
 NO_SOURCES: list[Any] = [
@@ -284,6 +292,36 @@ async def test_a_prompt_that_is_too_long() -> None:
             "param": param,
             "code": "context_length_exceeded",
         }
+
+
+@pytest.mark.parametrize(
+    ("error", "param", "message"),
+    [
+        (Unsupported("sampling.top_k: not here", param="sampling.top_k"), "top_k", "top_k: not here"),
+        (Unsupported("this model draws nothing", param="sampling.seed"), "seed", "this model draws nothing"),
+        (InvalidInput("top_logprobs: none", param="top_logprobs"), "logprobs", "logprobs: none"),
+        (InvalidInput("tools.0: a reserved name", param="tools.0"), "tools.0", "tools.0: a reserved name"),
+        (InvalidInput("not in this language"), None, "not in this language"),
+        (
+            InvalidInput("messages.1.content.2.image.data: no picture", param="messages.1.content.2.image.data"),
+            "messages.1.content.2.image_url.url",
+            "messages.1.content.2.image_url.url: no picture",
+        ),
+    ],
+    ids=str,
+)
+async def test_what_a_workflow_refuses_is_called_as_its_caller_knows_it(
+    error: InvalidInput, param: str | None, message: str
+) -> None:
+    async def whole(input_data: Any, call: CallContext) -> Any:
+        raise error
+
+    house = House()
+    house.add("strict", ScriptedClient(whole), kind="generate")
+    answer = await house.post(CHAT, {**ASKED[CHAT], "model": "strict"})
+    assert answer.status_code == 400
+    told = answer.json()["error"]
+    assert (told["param"], told["message"]) == (param, message)
 
 
 # ---- at the door -----------------------------------------------------------------------------------------------------------

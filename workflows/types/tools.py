@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, WrapValidator, model_validator
 
 from workflows.types.exchange import Exchange
 
@@ -33,6 +33,7 @@ MAX_SCHEMA_CHARS: Final = 64 << 10
 MAX_ARGUMENT_CHARS: Final = 1 << 20
 MAX_DESCRIPTION_CHARS: Final = 16 << 10
 
+_CHOICES: Final = ("auto", "none", "required")
 _LEAVES: Final = frozenset({str, int, float, bool, type(None)})
 
 
@@ -94,7 +95,16 @@ class ToolName(Exchange):
     name: FunctionName
 
 
-ToolChoice = Literal["auto", "none", "required"] | ToolName
+def _choice(value: Any, _: object) -> Any:
+    """Not as the union does it, which calls every fault by the names of its types."""
+    if isinstance(value, dict | ToolName):
+        return ToolName.model_validate(value)
+    if isinstance(value, str) and value in _CHOICES:
+        return value
+    raise ValueError(f"one of {', '.join(_CHOICES)} is needed, or an object with the name of a tool")
+
+
+ToolChoice = Annotated[Literal["auto", "none", "required"] | ToolName, WrapValidator(_choice)]
 """Whether the model calls tools: as it likes, never, at least one, or this one."""
 
 

@@ -6,6 +6,7 @@ seed + i. Their streams are told interleaved as they come, and one that fails fa
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -53,6 +54,8 @@ _OTHER_NAMES: Final[Mapping[str, str]] = {
     "top_logprobs": "logprobs",
 }
 """What workflows call by another name than OpenAI's clients."""
+_PICTURE: Final = re.compile(r"(messages\.\d+\.content\.\d+)\.image\.data")
+"""Where a workflow finds the bytes of a picture, which come in a URL."""
 _LISTS: Final = frozenset({"input", "prompt"})
 """Fields that may hold several texts."""
 
@@ -126,11 +129,14 @@ def _as_asked(error: WorkflowError, member: int | None = None) -> WorkflowError:
     """A workflow's error, with the field called as the caller knows it; of a list of texts also which one it is about."""
     if error.param is None:
         return error
-    param = error.param.removeprefix("sampling.")
+    param = _PICTURE.sub(r"\1.image_url.url", error.param.removeprefix("sampling."))
     renamed = copy(error)
     renamed.param = _OTHER_NAMES.get(param, param)
-    if member is not None and renamed.param in _LISTS:
-        renamed.message = f"{renamed.param} {member}: {error.message}"
+    whose, what = renamed.param, error.message.removeprefix(f"{error.param}: ")
+    if member is not None and whose in _LISTS:
+        whose = f"{whose} {member}"
+    if (whose, what) != (renamed.param, error.message):
+        renamed.message = f"{whose}: {what}"
     return renamed
 
 

@@ -77,7 +77,8 @@ def _first_problem(error: ValidationError) -> InvalidInput:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = first["loc"][:1] if first["loc"][0] == "logit_bias" else first["loc"]
     param = ".".join(map(str, place))
-    message = first["msg"].removeprefix("Value error, ")
+    of_ours = first["type"] == "model_type"  # pydantic says the name of the class
+    message = "an object is needed" if of_ours else first["msg"].removeprefix("Value error, ")
     return InvalidInput(f"{param}: {message}", param=param)
 
 

@@ -17,6 +17,7 @@ from pydantic import (
     PlainValidator,
     ValidationInfo,
     WithJsonSchema,
+    WrapValidator,
     model_validator,
 )
 
@@ -36,6 +37,7 @@ __all__ = ["ToolAsked", "ToolChoiceAsked", "Tools", "Turn", "WantedForm", "tools
 
 _ROLES: Final[Mapping[str, str]] = {"developer": "system"}
 """Roles that models know by another name."""
+_CHOICES: Final = ("none", "auto", "required")
 _DETAILS: Final = ("auto", "low", "high")
 _HEAD: Final = re.compile(r"data:(image/[a-z]+);base64,", re.IGNORECASE)
 _MAX_HEAD_CHARS: Final = 64
@@ -164,7 +166,18 @@ Tools = Annotated[
     Annotated[list[ToolAsked], Field(max_length=MAX_TOOLS)] | None,
     BeforeValidator(_none_if_empty),
 ]
-ToolChoiceAsked = Literal["none", "auto", "required"] | ToolChosen
+
+
+def _choice(value: Any, _: object) -> Any:
+    """Not as the union does it, which calls every fault by the names of its types."""
+    if isinstance(value, dict):
+        return ToolChosen.model_validate(value)
+    if isinstance(value, str) and value in _CHOICES:
+        return value
+    raise ValueError(f"one of {', '.join(_CHOICES)} is needed, or a tool")
+
+
+ToolChoiceAsked = Annotated[Literal["none", "auto", "required"] | ToolChosen, WrapValidator(_choice)]
 
 
 class _Called(_Part):
