@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from deployments.router.protocols.open_inference.grpc_proto import message_class
-from tests.fuzz import grpc_targets, http_targets, openai_targets, tgi_targets
+from tests.fuzz import chat_targets, grpc_targets, http_targets, openai_targets, tgi_targets
 
 __all__ = ["SEEDS", "TARGETS"]
 
@@ -28,6 +28,7 @@ TARGETS: Final[Mapping[str, Target]] = {
         tgi_targets.told_tgi_stream,
         openai_targets.any_openai_body,
         openai_targets.nearly_right_openai_body,
+        chat_targets.asked_chat,
     )
 }
 
@@ -107,6 +108,18 @@ _MESSAGES: Final = [
     _message("INT8", [100], bytes(100))
     + b"\xa1\x06abcdefgh\xa5\x06abcd\xa0\x06\x80\x01",  # and fields that nobody knows
 ]
+_CHOICE: Final = {"type": "function", "function": {"name": "f"}}
+_TOOL: Final = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}, "strict": True}}
+_PICTURE: Final = {
+    "role": "user",
+    "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,aGVq", "detail": "low"}}],
+}
+_CALL: Final = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+_CALLED: Final = [
+    {"role": "assistant", "tool_calls": [_CALL]},
+    {"role": "tool", "tool_call_id": "c", "content": "a"},
+]
+_FORM: Final = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": [None]}, "strict": True}}
 _REQUESTS: Final = [
     b'\0{"model":"m","messages":[{"role":"user","content":[{"type":"text","text":"a"}]}],"logprobs":true,"n":2}',
     b'\0{"model":"m","messages":[{"role":"user","content":"a"}],"logit_bias":{"5":1,"x":2}}',
@@ -120,6 +133,9 @@ _REQUESTS: Final = [
     b'\2{"input":"\\ud800"}',
     b'\3{"model":"m","input":"a","voice":{"id":"../../x"},"response_format":"pcm","speed":0.25}',
     b'\3{"model":"m","input":"a","voice":["a"],"response_format":"aac","sample_rate":1}',
+    b"\0" + json.dumps({"model": "m", "messages": [_PICTURE], "tools": [_TOOL], "tool_choice": _CHOICE}).encode(),
+    b"\0" + json.dumps({"model": "m", "messages": _CALLED, "response_format": _FORM}).encode(),
+    b'\0{"model":"m","messages":[{"role":"user","content":"a"}],"tools":[],"tool_choice":"any"}',
     b'\0{"tools":' + b"[" * 15 + b"]" * 15 + b"}",
     b"\0[]",
 ]
@@ -154,4 +170,5 @@ SEEDS: Final[Mapping[str, list[bytes]]] = {
     "told_tgi_stream": [bytes(32), bytes(range(256)), bytes([1, 3, 3, 2, 0, 1, 2, 1, 1] * 20)],
     "any_openai_body": _REQUESTS,
     "nearly_right_openai_body": [bytes(32), bytes(range(256)), bytes([3, 2] * 60)],
+    "asked_chat": [bytes(32), bytes(range(256)), bytes([3, 2] * 60), bytes([1, 0, 3, 2, 1] * 40)],
 }

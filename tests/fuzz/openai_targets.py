@@ -6,10 +6,11 @@ For any bytes there is an error of the caller's that names a field, or inputs th
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from deployments.router.json_body import parse_json
 from deployments.router.protocols.openai.chat import chat_inputs
@@ -19,12 +20,13 @@ from deployments.router.protocols.openai.speech import speech_input
 from deployments.router.protocols.tables import OPENAI
 from deployments.router.refusals import BadJson
 from tests.fuzz.bounded import bounded
+from tests.fuzz.chat_parts import chat_fields, turn
 from tests.fuzz.http_targets import LIMITS
 from tests.fuzz.picks import Picks
 from workflows.errors import InvalidInput
 from workflows.types import Embed, Generate, Speak
 
-__all__ = ["any_openai_body", "nearly_right_openai_body"]
+__all__ = ["PLACE", "any_openai_body", "nearly_right_openai_body"]
 
 
 def _speech_inputs(body: Any, most: int) -> tuple[Any, list[Any]]:
@@ -33,13 +35,14 @@ def _speech_inputs(body: Any, most: int) -> tuple[Any, list[Any]]:
 
 
 MOST: Final = 16
+PLACE: Final = re.compile(r"[a-z_]+(\.([a-z_]+|[0-9]+))*")
+"""What names a field to a caller: names that stand in the body, and numbers."""
 KINDS: Final[list[tuple[Callable[[Any, int], tuple[Any, list[Any]]], type[BaseModel]]]] = [
     (chat_inputs, Generate),
     (completion_inputs, Generate),
     (embedding_inputs, Embed),
     (_speech_inputs, Speak),
 ]
-_TEXTS: Final[list[Any]] = ["a", "é", "", "\u0000"]
 _SOURCES: Final[list[Any]] = ["a", ["a", "é"], [0, 5], [[1], [2, 3]], "", [(1 << 31) - 1]]
 _ODD: Final[list[Any]] = [
     True,
@@ -72,13 +75,11 @@ _SHARED: Final[Mapping[str, list[Any]]] = {
     "truncate_prompt_tokens": [1],
     "include_stop_str_in_output": [True, False],
     "user": ["u"],
-    "tools": [[]],
-    "response_format": [{"type": "text"}],
     "nobody_knows": [1, {"a": []}],
 }
 _OWN: Final[list[Mapping[str, list[Any]]]] = [
-    {"max_completion_tokens": [1, 9], "logprobs": [True, False], "tool_choice": ["auto"]},
-    {"echo": [True, False], "suffix": [""]},
+    {"max_completion_tokens": [1, 9], "logprobs": [True, False]},
+    {"echo": [True, False], "suffix": [""], "response_format": [{"type": "text"}]},
     {"dimensions": [1, 8], "encoding_format": ["float", "base64"], "user": ["u"]},
     {
         "voice": ["ann", {"id": "v2/bob"}],
@@ -126,14 +127,8 @@ def _what(picks: Picks, kind: int) -> dict[str, Any]:
         return {"input": picks.likely(["a", "é", "\u0000"], ["", *_ODD])}
     if kind:
         return {"prompt" if kind == 1 else "input": picks.likely(_SOURCES, _ODD)}
-    turns = []
-    for _ in range(1 + picks.below(3)):
-        parts = [{"type": picks.likely(["text"], ["image_url"]), "text": picks.likely(_TEXTS, _ODD)}]
-        content = parts * (1 + picks.below(2)) if picks.below(3) == 1 else picks.likely(_TEXTS, [None, 1, []])
-        role = picks.likely(["user", "system", "developer", "assistant", "tool"], ["function", "", None])
-        of_call = {"tool_call_id": picks.likely(["call-1"], _ODD)} if role == "tool" else {}
-        turns.append({"role": role, "content": content, **of_call})
-    return {"messages": picks.likely([turns], _ODD)}
+    turns = [turn(picks) for _ in range(1 + picks.below(3))]
+    return {"messages": picks.likely([turns], _ODD), **chat_fields(picks)}
 
 
 def _check(kind: int, body: bytes) -> list[Any] | None:
@@ -147,9 +142,20 @@ def _check(kind: int, body: bytes) -> list[Any] | None:
     except InvalidInput as error:
         told = json.loads(json.dumps(OPENAI.body(error, "r")))["error"]
         assert told["code"] == "invalid_value"
-        assert told["param"] is None or told["message"].startswith(told["param"])
+        if told["param"] is not None:
+            assert told["message"].startswith(told["param"])
+            assert PLACE.fullmatch(told["param"]), told
         return None
     assert 0 < len(inputs) <= MOST
-    for each in inputs:
-        exchange.model_validate(each)
-    return inputs
+    faults = {fault for each in inputs for fault in _faults(exchange, each)}
+    assert faults <= {("data",)}  # a picture's bytes are left to the workflow
+    return None if faults else inputs
+
+
+def _faults(kind: type[BaseModel], value: Any) -> list[tuple[int | str, ...]]:
+    """The last names of the fields that are not as the type has them."""
+    try:
+        kind.model_validate(value)
+    except ValidationError as error:
+        return [problem["loc"][-1:] for problem in error.errors()]
+    return []

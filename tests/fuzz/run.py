@@ -18,8 +18,10 @@ import atheris
 INSTRUMENTED: Final = [
     "deployments.router.json_body",
     "deployments.router.protocols.open_inference",
+    "deployments.router.protocols.openai",
     "deployments.router.protocols.tgi",
     "workflows.tensors",
+    "workflows.types",
 ]
 
 with atheris.instrument_imports(include=INSTRUMENTED):
