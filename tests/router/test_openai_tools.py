@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from deployments.router.protocols.openai.chat import chat_inputs
+from deployments.router.protocols.openai.requests import ChatRequest
 from tests.router.openai_house import CHAT, House, events, exact
 from tests.router.router_front import ScriptedClient
 from workflows.context import CallContext
+from workflows.errors import InvalidInput
 from workflows.types import Generate
+from workflows.types.conversation import MAX_IMAGE_BYTES
+from workflows.types.media import base64_chars
 
 USER = {"role": "user", "content": "how is it in Bern?"}
 WEATHER = {"name": "weather", "description": "How it is.", "parameters": {"type": "object"}, "strict": True}
@@ -168,6 +175,40 @@ async def test_what_is_refused_by_name(fields: dict[str, Any], param: str) -> No
     assert error["param"] == param
     assert error["message"].startswith(param)
     assert not house.seen
+
+
+def test_a_picture_is_no_longer_than_its_bytes_in_base64() -> None:
+    most = base64_chars(MAX_IMAGE_BYTES)
+    for size, taken in ((most, True), (most + 1, False)):
+        with nullcontext() if taken else pytest.raises(InvalidInput, match="an image has 1 to"):
+            chat_inputs(image("data:image/png;base64," + "A" * size), 1)
+
+
+TEXT_PART = {"type": "text", "text": "a"}
+DESCRIBED: list[tuple[bool, dict[str, Any]]] = [
+    (True, USER),
+    (True, {"role": "user", "content": [TEXT_PART]}),
+    (False, {"role": "user", "content": None}),
+    (False, {"role": "user", "content": "a", "tool_calls": [TOLD]}),
+    (True, {"role": "assistant", "content": None, "tool_calls": [TOLD]}),
+    (True, {"role": "assistant", "content": "a", "tool_calls": []}),
+    (False, {"role": "assistant", "content": None, "tool_calls": []}),
+    (True, {"role": "tool", "content": "a", "tool_call_id": "call-1"}),
+    (False, {"role": "tool", "content": "a"}),
+    (False, {"role": "tool", "content": "a", "tool_call_id": None}),
+    (True, image("https://host/a")["messages"][0]),
+    (True, image("data:image/jpg;base64,aGVq")["messages"][0]),
+    (False, image("data:image/svg;base64,aGVq")["messages"][0]),
+    (False, image("file:///etc/passwd")["messages"][0]),
+]
+
+
+@pytest.mark.parametrize(("taken", "turn"), DESCRIBED)
+def test_turns_are_taken_as_they_are_described(taken: bool, turn: dict[str, Any]) -> None:
+    body = {"messages": [turn]}
+    assert Draft202012Validator(ChatRequest.model_json_schema()).is_valid(body) is taken
+    with nullcontext() if taken else pytest.raises(InvalidInput):
+        chat_inputs(body, 1)
 
 
 async def test_calls_are_told_whole() -> None:

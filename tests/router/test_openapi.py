@@ -108,6 +108,17 @@ async def test_workflows_bring_their_own_schemas() -> None:
     assert not accepts(spec, infer, {"inputs": []})
 
 
+async def test_only_where_no_path_names_the_model_a_body_must() -> None:
+    spec = await description()
+    chat = {"messages": [{"role": "user", "content": "a"}]}
+    for path, body in (("/chat/completions", chat), ("/completions", {"prompt": "a"})):
+        assert accepts(spec, f"/v1{path}", {**body, "model": "m"})
+        for lacking in (body, {**body, "model": None}):
+            assert not accepts(spec, f"/v1{path}", lacking)
+            assert accepts(spec, f"/tgi/{{name}}/v1{path}", lacking)
+    assert accepts(spec, "/hf/{name}/v1/chat/completions", chat)
+
+
 async def test_answers_are_as_described() -> None:
     front = house()
     spec = await description()

@@ -56,7 +56,8 @@ _ABOUT_ONE: Final[Json] = {
 def hugging_face_paths(names: Sequence[str]) -> Json:
     """`names`: of workflows that there are."""
     base, parameters = "/hf/{name}", [name_parameter(names)]
-    chat = _either("hfChat", "What the assistant says next", "ChatCompletion", "ChatCompletionChunk", parameters)
+    answers = ("ChatCompletion", "ChatCompletionChunk")
+    chat = _either("hfChat", "What the assistant says next", "TgiChatCompletionRequest", answers, parameters)
     return {
         base: {"post": _task("hfTask", parameters)},
         f"{base}/": {"post": _task("hfTaskSlash", parameters)},
@@ -92,19 +93,17 @@ def hugging_face_schemas() -> Json:
 
 def _task(operation: str, parameters: list[Json]) -> Json:
     summary = "What the workflow's task is: classes, words, answers, new text, vectors, speech"
-    found = _either(operation, summary, "Hf", "TgiEvent", parameters)
-    found["requestBody"]["content"]["application/json"]["schema"] = ref("HfRequest")
-    found["responses"]["200"]["content"]["application/json"]["schema"] = ref("HfAnswer")
+    found = _either(operation, summary, "HfRequest", ("HfAnswer", "TgiEvent"), parameters)
     pictures = {f"image/{kind}": {"schema": {"type": "string", "format": "binary"}} for kind in ("jpeg", "png", "webp")}
     found["responses"]["200"]["content"] |= {**audio_content(), **pictures}
     return found
 
 
-def _either(operation: str, summary: str, name: str, chunk: str, parameters: list[Json]) -> Json:
-    """Whole, or as a stream."""
-    asked = ref(f"{name}Request")
-    found = post_operation(operation, TAG, summary, asked, ref(name), parameters, _ERROR)
-    streamed = stream_operation(operation, TAG, summary, asked, ref(chunk), parameters, _ERROR, end="see there")
+def _either(operation: str, summary: str, asked: str, answers: tuple[str, str], parameters: list[Json]) -> Json:
+    """Whole, or as a stream: `answers` are the schemas of both."""
+    whole, event = map(ref, answers)
+    found = post_operation(operation, TAG, summary, ref(asked), whole, parameters, _ERROR)
+    streamed = stream_operation(operation, TAG, summary, ref(asked), event, parameters, _ERROR, end="see there")
     found["responses"]["200"]["content"] |= streamed["responses"]["200"]["content"]
     found["responses"]["200"]["description"] = (
         "The whole answer, or its events as the protocol has them that it is from."

@@ -44,6 +44,7 @@ _MAX_HEAD_CHARS: Final = 64
 _WEB: Final = re.compile(r"https?://[!-~]+")
 _SAME_TYPE: Final[Mapping[str, str]] = {"image/jpg": "image/jpeg"}
 _TEXT: Final[dict[str, Any]] = {"type": "string"}
+_URL: Final = r"^(data:image/(png|jpe?g|gif|webp);base64,[A-Za-z0-9+/]+={0,2}|https?://[!-~]+)$"
 _PART: Final[dict[str, Any]] = {
     "anyOf": [
         {"type": "object", "properties": {"type": {"const": "text"}, "text": _TEXT}, "required": ["type", "text"]},
@@ -53,7 +54,7 @@ _PART: Final[dict[str, Any]] = {
                 "type": {"const": "image_url"},
                 "image_url": {
                     "type": "object",
-                    "properties": {"url": _TEXT, "detail": {"enum": [*_DETAILS, None]}},
+                    "properties": {"url": {**_TEXT, "pattern": _URL}, "detail": {"enum": [*_DETAILS, None]}},
                     "required": ["url"],
                 },
             },
@@ -64,6 +65,30 @@ _PART: Final[dict[str, Any]] = {
 _CONTENT: Final[dict[str, Any]] = {
     "anyOf": [_TEXT, {"type": "array", "minItems": 1, "maxItems": MAX_PARTS, "items": _PART}, {"type": "null"}]
 }
+_SAID: Final[dict[str, Any]] = {"type": ["string", "array"]}
+_NO_CALLS: Final[dict[str, Any]] = {"maxItems": 0}
+_TURNS: Final[dict[str, Any]] = {
+    "anyOf": [
+        {
+            "properties": {
+                "role": {"enum": ["system", "developer", "user"]},
+                "content": _SAID,
+                "tool_calls": _NO_CALLS,
+            },
+            "required": ["content"],
+        },
+        {
+            "properties": {"role": {"const": "tool"}, "content": _SAID, "tool_calls": _NO_CALLS, "tool_call_id": _TEXT},
+            "required": ["content", "tool_call_id"],
+        },
+        {"properties": {"role": {"const": "assistant"}, "content": _SAID}, "required": ["content"]},
+        {
+            "properties": {"role": {"const": "assistant"}, "tool_calls": {"type": "array", "minItems": 1}},
+            "required": ["tool_calls"],
+        },
+    ]
+}
+"""What a turn needs, by its role."""
 
 
 def _content(value: Any, info: ValidationInfo) -> Any:
@@ -201,6 +226,8 @@ class CallMade(_Part):
 
 class Turn(_Part):
     """One turn of a conversation."""
+
+    model_config = ConfigDict(json_schema_extra=_TURNS)
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     tool_calls: Annotated[

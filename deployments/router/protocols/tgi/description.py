@@ -161,7 +161,13 @@ def tgi_schemas(openai: Json) -> Json:
 
 
 def _without_model(request: Json) -> Json:
-    return {**request, "required": [name for name in request["required"] if name != "model"]}
+    """The path has named it already."""
+    properties = {**request["properties"], "model": or_null(request["properties"]["model"])}
+    return {
+        **request,
+        "properties": properties,
+        "required": [name for name in request["required"] if name != "model"],
+    }
 
 
 def _parameters() -> Json:
