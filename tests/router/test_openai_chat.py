@@ -184,6 +184,9 @@ async def test_tokens_that_are_known_from_before_and_tokens_that_are_not_shown()
         "prompt_tokens_details": {"cached_tokens": 1},  # of the first answer: the others find what it has read
         "completion_tokens_details": {"reasoning_tokens": 1 + 2 + 3},
     }
+    usage = (await house.post(CHAT, {**HELLO, "model": "thinker", "seed": 0})).json()["usage"]
+    assert usage["prompt_tokens_details"] == {"cached_tokens": 0}
+    assert usage["completion_tokens_details"] == {"reasoning_tokens": 0}
 
 
 async def test_a_conversation_keeps_its_name_within_one_key() -> None:

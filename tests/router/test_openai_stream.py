@@ -12,7 +12,7 @@ import pytest
 from openai.types import Completion
 from openai.types.chat import ChatCompletionChunk
 
-from tests.router.openai_house import CHAT, TEXT, House, events, exact
+from tests.router.openai_house import CHAT, TEXT, House, events, exact, token
 from tests.router.played_client import nothing_left_behind
 from tests.router.router_front import Script, ScriptedClient, Visit
 from workflows.errors import BadOutput, Overloaded, ReplicaLost, WorkflowError
@@ -99,6 +99,20 @@ async def test_usage_is_told_at_the_end_where_it_is_asked_for() -> None:
             "total_tokens": 8,
             "prompt_tokens_details": {"cached_tokens": 1},
         }
+
+
+async def test_tokens_are_told_before_the_text_that_is_held_back() -> None:
+    async def pieces(input_data: Any) -> AsyncGenerator[list[Any]]:
+        yield [{**piece(""), "tokens": [token("a")]}]
+        yield [{**end("ab"), "tokens": [token("b"), token("</s>", special=True)]}]
+
+    house = House()
+    house.add("gpt", ScriptedClient(chunks=pieces), kind="generate")
+    answer = await house.post(CHAT, {**HELLO, "logprobs": True})
+    choices = [choice for event in events(answer.text) for choice in event["choices"]]
+    told = [choice for choice in choices if choice["logprobs"] is not None]
+    assert [choice["delta"]["content"] for choice in told] == ["", "ab"]
+    assert [[each["token"] for each in choice["logprobs"]["content"]] for choice in told] == [["a"], ["b"]]
 
 
 async def test_tokens_that_are_not_shown_are_told_with_the_usage_of_all_answers() -> None:

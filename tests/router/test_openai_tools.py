@@ -68,6 +68,8 @@ async def seen(**fields: Any) -> dict[str, Any]:
     [
         ({"tools": [TOOL]}, {"tools": [WEATHER]}),
         ({"tools": [TOOL], "tool_choice": "required"}, {"tools": [WEATHER], "tool_choice": "required"}),
+        ({"tools": [TIME], "tool_choice": "none"}, {"tools": [{"name": "time"}], "tool_choice": "none"}),
+        ({"tools": [TIME], "tool_choice": "auto"}, {"tools": [{"name": "time"}], "tool_choice": "auto"}),
         ({"tools": [TIME], "parallel_tool_calls": False}, {"tools": [{"name": "time"}], "parallel_tool_calls": False}),
         (
             {"tools": [TOOL, TIME], "tool_choice": {"type": "function", "function": {"name": "time"}}},
