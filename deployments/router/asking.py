@@ -167,7 +167,7 @@ class Workflows:
     async def _asked(self, caller: Caller, entry: Entry, input_data: Any, call_id: str, deadline: float) -> Any:
         """One answer, of this workflow or of whoever answers in its place. Raises the error of the one that was asked for."""
         first: WorkflowError | None = None
-        for rung in self._ladder(caller, entry, streaming=False):
+        for rung in self._ladder(caller, entry):
             try:
                 output = await rung.dispatcher.inference(input_data, _call(caller, call_id, deadline))
             except WorkflowError as error:
@@ -189,7 +189,7 @@ class Workflows:
     ) -> AsyncGenerator[list[Any]]:
         """The same for a stream: who has begun to answer is followed by nobody."""
         first: WorkflowError | None = None
-        for rung in self._ladder(caller, entry, streaming=True):
+        for rung in self._ladder(caller, entry):
             begun = False
             count = StreamCount(self.metrics, rung, caller.key.id)
             try:
@@ -211,12 +211,12 @@ class Workflows:
                 count.end()
         raise first or WorkflowError()
 
-    def _ladder(self, caller: Caller, entry: Entry, *, streaming: bool) -> Iterator[Entry]:
+    def _ladder(self, caller: Caller, entry: Entry) -> Iterator[Entry]:
         """Whom to ask, in order: the workflow itself, which nobody waits for while it is away, and its fallbacks."""
         aside = stands_aside(entry)
         if not aside:
             yield entry
-        yield from rungs(self.directory, entry, partial(_may_use, caller), _session(caller), streaming=streaming)
+        yield from rungs(self.directory, entry, partial(_may_use, caller), _session(caller))
         if aside:
             yield entry
 

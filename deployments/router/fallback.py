@@ -54,9 +54,7 @@ def is_over(error: WorkflowError) -> bool:
     return isinstance(error, Cancelled | DeadlineExceeded)
 
 
-def rungs(
-    directory: Directory, entry: Entry, may_use: Callable[[Entry], bool], session: str | None, *, streaming: bool
-) -> Iterator[Entry]:
+def rungs(directory: Directory, entry: Entry, may_use: Callable[[Entry], bool], session: str | None) -> Iterator[Entry]:
     """Those that may answer in its place, best first: that this caller may use, that are here, and that keep to the same."""
     card = entry.card
     if card is None:
@@ -75,5 +73,5 @@ def rungs(
             continue
         if complaint := rung_complaint(card, other.card):
             _say_once(f"workflow {entry.name} does not fall back on {name}: {complaint}")
-        elif other.state not in _AWAY and (other.card.streams or not streaming):
+        elif other.state not in _AWAY:
             yield other

@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,10 @@ def http(default_system: Cluster) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def deployed(default_system: Cluster) -> Iterator[Callable[..., Any]]:
-    """Deploys a workflow application beside the default system, for one test: `deployed(name, workflow, ...)`."""
+    """Deploys a workflow application beside the default system, for one test: `deployed(name, workflow, ...)`.
+
+    `told`: more of its `WorkflowArgs`.
+    """
     names: list[str] = []
 
     def deploy(
@@ -110,10 +113,11 @@ def deployed(default_system: Cluster) -> Iterator[Callable[..., Any]]:
         options: dict[str, Any] | None = None,
         *,
         user_config: dict[str, Any] | None = None,
+        told: Mapping[str, Any] | None = None,
         **deployment: Any,
     ) -> Any:
         names.append(name)
-        app = workflow({"workflow": path, "options": options or {}})
+        app = workflow({"workflow": path, "options": options or {}, **(told or {})})
         settings = {"ray_actor_options": {"num_cpus": 0.1}, **deployment}
         app._bound_deployment = app._bound_deployment.options(user_config=user_config or {}, **settings)
         return serve.run(app, name=name, route_prefix=None)
