@@ -124,7 +124,7 @@ def test_what_is_no_image_is_named(client: OpenAI) -> None:
     content: Any = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,!!!!"}}]
     with pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(model="assistant", messages=[{"role": "user", "content": content}])
-    assert refused.value.param == "messages.0.content.0.image.data"
+    assert refused.value.param == "messages.0.content.0.image_url.url"
 
 
 @pytest.mark.parametrize(
