@@ -200,6 +200,8 @@ class Workflows:
                             self._served(caller, entry, rung)
                         count.add(group)
                         yield group
+                if not begun:
+                    self._served(caller, entry, rung)  # an answer of nothing is one
                 return
             except WorkflowError as error:
                 if begun or (not leads_on(entry, error) if rung is entry else is_over(error)):

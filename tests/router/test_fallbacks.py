@@ -253,6 +253,29 @@ async def test_a_stream_that_has_not_begun_is_another_ones() -> None:
     assert not found.get(("infernet_tokens_total", ("completion", "anyone", "api")))
 
 
+async def test_a_stream_of_nothing_is_an_answer_of_whoever_gave_it() -> None:
+    async def nothing(input_data: Any) -> AsyncGenerator[list[Any]]:
+        for group in list[list[Any]]():
+            yield group
+
+    house = House()
+    house.api.error = UpstreamFailed()
+    house.second.chunks = nothing
+    answer = await house.post(STREAM, ASKED)
+    assert (answer.headers["x-served-by"], answer.headers["x-degraded"]) == ("second", "true")
+    assert house.falls() == {("second", "api"): 1}
+
+
+async def test_a_fallback_that_is_not_known_yet_is_woken_and_passed_over() -> None:
+    house, woken = House(), asyncio.Event()
+    second = house.directory.find("second")
+    second.card, second.wake = None, woken.set
+    house.api.error = UpstreamFailed()
+    answer = await house.post(NATIVE, ASKED)
+    assert (answer.json()["text"], answer.headers["x-served-by"]) == ("local", "local")
+    assert woken.is_set()
+
+
 async def test_a_stream_that_has_begun_ends_where_it_breaks() -> None:
     house = House()
     house.api.error, house.api.late = UpstreamFailed(), True
