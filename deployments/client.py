@@ -15,9 +15,10 @@ from workflows.card import Card
 from workflows.context import CallContext
 from workflows.errors import WorkflowError
 
-__all__ = ["MODEL", "Item", "Outcome", "Timing", "WorkflowClient"]
+__all__ = ["MODEL_AFFINITY", "Item", "Outcome", "Timing", "WorkflowClient"]
 
-MODEL: Final = "model "
+MODEL_AFFINITY: Final = "model "
+"""What the affinity of a request begins with that names its model."""
 
 
 @dataclass(slots=True)  # not frozen: that would double what it costs to make one
@@ -26,7 +27,7 @@ class Item:
 
     `since` is when it came to whoever sends it, as a reading of `time.monotonic()` of this process; 0 means now.
     `affinity` is what it has in common with others that had better go to the same replica, because that remembers
-    something of it: its session, or the model that it names, which begins with `MODEL`. It does not travel.
+    something of it: its session, or the model that it names, which begins with `MODEL_AFFINITY`. It does not travel.
     """
 
     input_data: Any

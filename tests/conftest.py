@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import secrets
+from collections.abc import Iterator
 
 import pytest
 
@@ -33,3 +34,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="no GPU on this machine"))
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """What is freed meanwhile is freed by its last reference."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()

@@ -20,7 +20,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any, Final, TypeVar
 
-from deployments.client import MODEL, Item, Outcome, WorkflowClient
+from deployments.client import MODEL_AFFINITY, Item, Outcome, WorkflowClient
 from deployments.lanes.address import LaneAddress
 from deployments.lanes.client import Lane, LaneRefused
 from deployments.lanes.frames import WIRE_VERSION
@@ -106,7 +106,7 @@ class LaneChooser:
         if lane is None:
             return self._by_handle(len(items), self._handle.submit(items))
         groups = lane.submit(items)
-        return self._noted(affinity, groups) if affinity is not None and affinity.startswith(MODEL) else groups
+        return self._noted(affinity, groups) if affinity is not None and affinity.startswith(MODEL_AFFINITY) else groups
 
     def stream(self, item: Item) -> AsyncGenerator[list[Any]]:
         lane = self._lane_for(item.affinity)
@@ -170,7 +170,9 @@ class LaneChooser:
             for address, lane in self._lanes.items()
             if address.replica in loaded and lane.outstanding <= best.outstanding + MEMORY_WORTH
         ]
-        placed = self._placement.replica_for(affinity, loaded) if loaded and affinity.startswith(MODEL) else None
+        placed = (
+            self._placement.replica_for(affinity, loaded) if loaded and affinity.startswith(MODEL_AFFINITY) else None
+        )
         own = max(room, key=lambda address: (address.replica == placed, rank(affinity, address.replica)), default=None)
         return best if own is None else self._lanes[own]
 

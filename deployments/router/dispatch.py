@@ -27,7 +27,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from deployments.client import MODEL, Item, Outcome, Timing, WorkflowClient
+from deployments.client import MODEL_AFFINITY, Item, Outcome, Timing, WorkflowClient
 from deployments.router.alarms import SHORT_S, alarm_at
 from deployments.statistics import Counts
 from workflows.batch import as_error
@@ -348,7 +348,7 @@ def affinity_of(input_data: Any, call: CallContext) -> str | None:
         return f"session {call.session_id}"
     parameters = input_data.get("parameters") if isinstance(input_data, dict) else None
     model = parameters.get("model") if isinstance(parameters, dict) and parameters else None
-    return MODEL + model if isinstance(model, str) and len(model) <= _MAX_NAME_CHARS else None
+    return MODEL_AFFINITY + model if isinstance(model, str) and len(model) <= _MAX_NAME_CHARS else None
 
 
 def _bytes_of(value: Any) -> int:

@@ -17,7 +17,7 @@ from tritonclient.utils import InferenceServerException
 
 from tests.clients.system import System
 from tests.clients.tensors import inputs_of
-from tests.ray.waiting import until
+from tests.waiting import until
 from workflows.inference.generation.continuous import ContinuousEngine
 from workflows.inference.generation.rows import Rows
 

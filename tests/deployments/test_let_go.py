@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -14,13 +13,7 @@ from deployments.runner import Runner
 from workflows import AsyncInferenceWorkflow, BaseInferenceWorkflow, Batching, CallContext
 from workflows.errors import InvalidInput
 
-
-@pytest.fixture(autouse=True)
-def no_collector() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
+pytestmark = pytest.mark.usefixtures("no_collector")
 
 
 class Large:

@@ -22,7 +22,7 @@ from ray import serve
 from deployments.app import router, workflow
 from tests.ports import free_port
 from tests.ray.cluster import ROOT, Cluster, states
-from tests.ray.waiting import until
+from tests.waiting import until
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

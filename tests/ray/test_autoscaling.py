@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.ray.cluster import Cluster, gauges, replicas, states
-from tests.ray.waiting import until
+from tests.waiting import until
 
 Deploy = Callable[..., Any]
 

@@ -10,7 +10,7 @@ from ray import serve
 
 from deployments.app import router
 from tests.ray.cluster import Cluster, states
-from tests.ray.waiting import until
+from tests.waiting import until
 
 Deploy = Callable[..., Any]
 

@@ -17,7 +17,7 @@ from ray.util.state import list_actors
 
 from tests.ray.cluster import Cluster, states
 from tests.ray.load import Load
-from tests.ray.waiting import until
+from tests.waiting import until
 
 Deploy = Callable[..., Any]
 

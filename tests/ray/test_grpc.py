@@ -23,7 +23,7 @@ from deployments.app import router
 from deployments.router.keys import mint_key
 from tests.ports import free_port
 from tests.ray.cluster import ROOT, Cluster
-from tests.ray.waiting import until
+from tests.waiting import until
 
 SAMPLE: dict[str, Any] = json.loads((ROOT / "workflows/demo/digits_sample.json").read_text())["inputs"]["image"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 
 from tests.ray.cluster import Cluster, gauges
-from tests.ray.waiting import until
+from tests.waiting import until
 
 
 def test_a_router_beside_its_replicas_has_a_lane_to_each(default_system: Cluster) -> None:

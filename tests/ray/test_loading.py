@@ -18,7 +18,7 @@ from deployments.ray_client import RayClient
 from tests.contract import Deployment, Place, collect
 from tests.orders import AsyncOrders
 from tests.ray.cluster import Cluster, replicas, states
-from tests.ray.waiting import until
+from tests.waiting import until
 from workflows.errors import NotReady
 
 Deploy = Callable[..., Any]

@@ -20,7 +20,7 @@ import ray
 
 from tests.ray.cluster import Cluster, gauges, replicas, states
 from tests.ray.load import Load
-from tests.ray.waiting import until
+from tests.waiting import until
 
 Deploy = Callable[..., Any]
 Node = subprocess.Popen[bytes]

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.ray.cluster import ROOT, Cluster, states
-from tests.ray.waiting import until
+from tests.waiting import until
 
 NUMBER = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")
 PROGRAM = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)

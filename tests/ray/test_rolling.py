@@ -11,7 +11,7 @@ from ray.serve.schema import ApplicationStatus
 
 from tests.ray.cluster import Cluster
 from tests.ray.load import Load
-from tests.ray.waiting import until
+from tests.waiting import until
 
 
 async def test_redeploying_the_router_and_a_workflow_under_load_fails_no_request(default_system: Cluster) -> None:

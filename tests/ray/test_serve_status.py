@@ -6,7 +6,7 @@ from ray import serve
 
 from deployments.serve_status import serve_status
 from tests.ray.cluster import Cluster
-from tests.ray.waiting import until
+from tests.waiting import until
 
 
 def test_it_is_what_serve_says(default_system: Cluster) -> None:

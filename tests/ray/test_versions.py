@@ -15,7 +15,7 @@ from tritonclient import grpc
 from tritonclient.utils import InferenceServerException
 
 from tests.ray.cluster import Cluster, states
-from tests.ray.waiting import until
+from tests.waiting import until
 
 IMAGE = {"inputs": [{"name": "image", "datatype": "FP32", "shape": [1, 64], "data": [1.0] * 64}]}
 REQUESTS = 800

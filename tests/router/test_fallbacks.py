@@ -276,6 +276,36 @@ async def test_a_fallback_that_is_not_known_yet_is_woken_and_passed_over() -> No
     assert woken.is_set()
 
 
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [("/tgi/api/generate", {}), ("/tgi/api/generate_stream", {}), ("/hf/api", {}), ("/hf/api", {"stream": True})],
+)
+async def test_other_protocols_tell_who_has_answered_as_well(path: str, more: dict[str, Any]) -> None:
+    house = House()
+    house.api.error = UpstreamFailed()
+    answer = await house.post(path, {"inputs": "hi", **more})
+    assert (answer.status_code, answer.headers["x-served-by"], answer.headers["x-degraded"]) == (200, "second", "true")
+    assert "second" in answer.text
+
+
+@pytest.mark.parametrize("path", [NATIVE, STREAM])
+async def test_a_fallback_that_goes_in_mid_fall_is_passed_over(path: str) -> None:
+    house = House()
+
+    async def goes(input_data: Any, call: CallContext) -> Any:
+        house.directory.remove("second")
+        raise UpstreamFailed()
+
+    async def goes_in_stream(input_data: Any) -> AsyncGenerator[list[Any]]:
+        yield await goes(input_data, CallContext())
+
+    house.api.answer, house.api.chunks = goes, goes_in_stream
+    answer = await house.post(path, ASKED)
+    assert (answer.status_code, answer.headers["x-served-by"]) == (200, "local")
+    house.directory.remove("local")
+    assert (await house.post(path, ASKED)).status_code == 502
+
+
 async def test_a_stream_that_has_begun_ends_where_it_breaks() -> None:
     house = House()
     house.api.error, house.api.late = UpstreamFailed(), True

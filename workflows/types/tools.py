@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import AfterValidator, Field, WrapValidator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, WrapValidator, model_validator
 
 from workflows.types.exchange import Exchange
 
@@ -22,6 +22,7 @@ __all__ = [
     "ToolCallPiece",
     "ToolChoice",
     "ToolName",
+    "choice_or",
     "whole_calls",
 ]
 
@@ -33,7 +34,7 @@ MAX_SCHEMA_CHARS: Final = 64 << 10
 MAX_ARGUMENT_CHARS: Final = 1 << 20
 MAX_DESCRIPTION_CHARS: Final = 16 << 10
 
-_CHOICES: Final = ("auto", "none", "required")
+_CHOICES: Final = ("none", "auto", "required")
 _LEAVES: Final = frozenset({str, int, float, bool, type(None)})
 
 
@@ -95,16 +96,20 @@ class ToolName(Exchange):
     name: FunctionName
 
 
-def _choice(value: Any, _: object) -> Any:
-    """Not as the union does it, which calls every fault by the names of its types."""
-    if isinstance(value, dict | ToolName):
-        return ToolName.model_validate(value)
-    if isinstance(value, str) and value in _CHOICES:
-        return value
-    raise ValueError(f"one of {', '.join(_CHOICES)} is needed, or an object with the name of a tool")
+def choice_or(tool: type[BaseModel]) -> WrapValidator:
+    """Reads a choice, or a tool in this form. Not as a union does it, which calls every fault by the names of its types."""
+
+    def read(value: Any, _: object) -> Any:
+        if isinstance(value, dict | tool):
+            return tool.model_validate(value)
+        if isinstance(value, str) and value in _CHOICES:
+            return value
+        raise ValueError(f"one of {', '.join(_CHOICES)} is needed, or a tool")
+
+    return WrapValidator(read)
 
 
-ToolChoice = Annotated[Literal["auto", "none", "required"] | ToolName, WrapValidator(_choice)]
+ToolChoice = Annotated[Literal["auto", "none", "required"] | ToolName, choice_or(ToolName)]
 """Whether the model calls tools: as it likes, never, at least one, or this one."""
 
 

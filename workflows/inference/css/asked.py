@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field
-
+from workflows.remote.model_id import ModelId
 from workflows.types.embed import Embed
 from workflows.types.speech import Speak
 from workflows.types.text import Generate
 
-__all__ = ["AskEmbedding", "AskSpeech", "AskText", "ModelId"]
-
-ModelId = Annotated[str, Field(pattern=r"^[!-~]{1,256}$")]
+__all__ = ["AskEmbedding", "AskSpeech", "AskText"]
 
 
 class AskText(Generate):

@@ -16,7 +16,6 @@ from pydantic import Field
 from workflows.async_base import AsyncInferenceWorkflow
 from workflows.card import Card
 from workflows.errors import InvalidInput, ModelNotFound
-from workflows.inference.css.asked import ModelId
 from workflows.inference.css.asking import Asking, Means, Order, writing
 from workflows.inference.css.clients import Client, anthropic_client, key_header, openai_client
 from workflows.inference.css.parameters import ours_for
@@ -34,6 +33,7 @@ from workflows.inference.css.speech import Speaking
 from workflows.models.finding import check_model
 from workflows.models.sources import ModelSources
 from workflows.remote.clock import SYSTEM_CLOCK, Clock
+from workflows.remote.model_id import ModelId
 from workflows.remote.policy import UpstreamPolicy
 from workflows.remote.secret import SecretRef
 from workflows.remote.upstream import Upstream

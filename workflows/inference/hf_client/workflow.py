@@ -18,7 +18,6 @@ from workflows.async_base import AsyncInferenceWorkflow
 from workflows.card import Card
 from workflows.context import current_call
 from workflows.errors import InvalidInput, ModelNotFound, NotReady
-from workflows.inference.css.asked import ModelId
 from workflows.inference.hf_client.asking import Arguments
 from workflows.inference.hf_client.connection import OF_A_PROVIDER, OF_THE_HUB, Connection
 from workflows.inference.hf_client.generation import HubText
@@ -29,6 +28,7 @@ from workflows.models.finding import check_model
 from workflows.models.sources import ModelSources
 from workflows.remote.address import address
 from workflows.remote.clock import SYSTEM_CLOCK, Clock
+from workflows.remote.model_id import ModelId
 from workflows.remote.policy import UpstreamPolicy
 from workflows.remote.secret import Secret, SecretRef
 from workflows.remote.upstream import Upstream

@@ -17,7 +17,6 @@ from pydantic import (
     PlainValidator,
     ValidationInfo,
     WithJsonSchema,
-    WrapValidator,
     model_validator,
 )
 
@@ -31,13 +30,13 @@ from workflows.types.tools import (
     Description,
     FunctionName,
     JsonSchema,
+    choice_or,
 )
 
 __all__ = ["ToolAsked", "ToolChoiceAsked", "Tools", "Turn", "WantedForm", "tools_said"]
 
 _ROLES: Final[Mapping[str, str]] = {"developer": "system"}
 """Roles that models know by another name."""
-_CHOICES: Final = ("none", "auto", "required")
 _DETAILS: Final = ("auto", "low", "high")
 _HEAD: Final = re.compile(r"data:(image/[a-z]+);base64,", re.IGNORECASE)
 _MAX_HEAD_CHARS: Final = 64
@@ -193,16 +192,7 @@ Tools = Annotated[
 ]
 
 
-def _choice(value: Any, _: object) -> Any:
-    """Not as the union does it, which calls every fault by the names of its types."""
-    if isinstance(value, dict):
-        return ToolChosen.model_validate(value)
-    if isinstance(value, str) and value in _CHOICES:
-        return value
-    raise ValueError(f"one of {', '.join(_CHOICES)} is needed, or a tool")
-
-
-ToolChoiceAsked = Annotated[Literal["none", "auto", "required"] | ToolChosen, WrapValidator(_choice)]
+ToolChoiceAsked = Annotated[Literal["none", "auto", "required"] | ToolChosen, choice_or(ToolChosen)]
 
 
 class _Called(_Part):

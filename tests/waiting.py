@@ -1,4 +1,4 @@
-"""Waiting for a cluster to get somewhere: Ray has no events for its state, so it is asked again and again."""
+"""Waiting for something to get somewhere that has no events, as Ray's state: it is asked again and again."""
 
 from __future__ import annotations
 
