@@ -21,7 +21,7 @@ from deployments.lanes.address import LaneAddress
 from deployments.serve_status import serve_status
 from deployments.standing import Standing
 from deployments.statistics import Statistics
-from deployments.wire import PlainError, PlainStanding, decode_error, decode_outcome, encode_item
+from deployments.wire import PlainStanding, decode_outcome, encode_item
 from workflows.card import Card
 from workflows.errors import (
     DeadlineExceeded,
@@ -32,6 +32,7 @@ from workflows.errors import (
     ReplicaLost,
     WorkflowError,
 )
+from workflows.plain_error import PlainError, decode_error
 
 __all__ = ["DEPLOYMENT", "RayClient", "ask_controller", "running_replicas", "translate"]
 

@@ -7,19 +7,17 @@ values, by code: a Ray exception would carry paths, pids and addresses in its te
 from __future__ import annotations
 
 import time
-from typing import Any, Final
+from typing import Any
 
 from deployments.client import Item, Outcome, Timing
 from deployments.standing import LoadState
 from workflows.context import CallContext
-from workflows.errors import WorkflowError, error_types
 from workflows.plain import plain, plain_chunk
+from workflows.plain_error import PlainError, decode_error, encode_error
 
 __all__ = [
-    "decode_error",
     "decode_item",
     "decode_outcome",
-    "encode_error",
     "encode_item",
     "encode_outcome",
     "plain",
@@ -27,12 +25,8 @@ __all__ = [
 ]
 
 PlainItem = tuple[Any, str, float | None, str | None, int, str | None, str | None, float]
-PlainError = tuple[str, str, str | None, float | None, bool]
 PlainOutcome = tuple[Any, PlainError | None, float, float, int]
 PlainStanding = tuple[str, int, LoadState, str]
-
-# Only the types of the library itself: who imports a workflow's own before this module knows more than the other side.
-_BY_NAME: Final = {kind.__name__: kind for kind in error_types() if kind.__module__ == WorkflowError.__module__}
 
 
 def encode_item(item: Item) -> PlainItem:
@@ -56,18 +50,6 @@ def decode_item(wire: PlainItem) -> Item:
     return Item(
         input_data, CallContext(request_id, deadline, key_id, priority, session_id, traceparent), now - waited_s
     )
-
-
-def encode_error(error: WorkflowError) -> PlainError:
-    # For a workflow's own subclass, the nearest type that both sides know.
-    kind = next(kind for kind in type(error).__mro__ if _BY_NAME.get(kind.__name__) is kind)
-    return (kind.__name__, error.message, error.param, error.retry_after_s, error.may_have_run)
-
-
-def decode_error(wire: PlainError) -> WorkflowError:
-    name, message, param, retry_after_s, may_have_run = wire
-    kind = _BY_NAME.get(name, WorkflowError)
-    return kind(message, param=param, retry_after_s=retry_after_s, may_have_run=may_have_run)
 
 
 def encode_outcome(outcome: Outcome) -> PlainOutcome:

@@ -23,17 +23,10 @@ from deployments.loading import why_setup_failed
 from deployments.runner import Runner
 from deployments.serve_logs import join_serve_logs
 from deployments.standing import Standing
-from deployments.wire import (
-    PlainError,
-    PlainItem,
-    PlainOutcome,
-    PlainStanding,
-    decode_item,
-    encode_error,
-    encode_outcome,
-)
+from deployments.wire import PlainItem, PlainOutcome, PlainStanding, decode_item, encode_outcome
 from workflows.async_base import AsyncInferenceWorkflow
 from workflows.errors import WorkflowError
+from workflows.plain_error import PlainError, encode_error
 from workflows.resources import Resources
 
 __all__ = ["WorkflowDeployment"]

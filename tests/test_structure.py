@@ -33,6 +33,7 @@ MAY_IMPORT_RAY = {
 # Modules that import within functions, or heavy libraries at their top, and why they may.
 MAY_IMPORT_LATE: dict[str, str] = {}
 MAY_IMPORT_HEAVY: dict[str, str] = {
+    "workflows.inference.generation.engine_host": "what an engine's process runs; nothing imports it",
     "workflows.demo.digits": "defines a torch module; the torch workflow imports it at setup, by its name",
     "workflows.demo.tiny_bark": "makes a model of the demo; who needs that imports it at setup, by its name",
     "workflows.demo.train_digits": "a script that makes the demo's artefacts; nothing imports it",

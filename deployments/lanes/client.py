@@ -32,8 +32,9 @@ from deployments.lanes.frames import (
     cost_of,
 )
 from deployments.standing import Standing
-from deployments.wire import decode_error, decode_outcome, encode_item
+from deployments.wire import decode_outcome, encode_item
 from workflows.errors import InvalidInput, ReplicaLost, WorkflowError
+from workflows.plain_error import decode_error
 
 __all__ = ["Lane", "LaneRefused"]
 

@@ -24,7 +24,8 @@ import msgspec
 import numpy as np
 
 from deployments.standing import LoadState
-from deployments.wire import PlainError, PlainItem, PlainOutcome
+from deployments.wire import PlainItem, PlainOutcome
+from workflows.plain_error import PlainError
 from workflows.tensors import BFLOAT16, Array, element_kind
 
 __all__ = [

@@ -40,9 +40,10 @@ from deployments.lanes.frames import (
 from deployments.private_sockets import private_folder
 from deployments.runner import Runner, Taken
 from deployments.standing import Standing
-from deployments.wire import PlainOutcome, decode_item, encode_error, encode_outcome
+from deployments.wire import PlainOutcome, decode_item, encode_outcome
 from workflows.batch import as_error
 from workflows.errors import BadOutput, WorkflowError
+from workflows.plain_error import encode_error
 
 __all__ = ["LaneServer"]
 

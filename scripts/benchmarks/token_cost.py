@@ -3,8 +3,8 @@
     python -m scripts.benchmarks.token_cost --streams 16 --tokens 400
     py-spy record -d 10 -r 500 -o replica.svg -p PID            while it runs; the ids are printed
 
-The replica has the demo's language model with an engine whose steps compute nothing: every few milliseconds each answer
-gets its next token from a thread beside. All else is what serves: text, lane, router, protocol, HTTP.
+The replica has the demo's language model with an engine whose steps compute nothing (`token_steps`). All else is what serves:
+the engine's socket, text, lane, router, protocol, HTTP.
 """
 
 from __future__ import annotations
@@ -14,15 +14,12 @@ import asyncio
 import json
 import os
 import sys
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from statistics import median
 from subprocess import PIPE, Popen
-from types import SimpleNamespace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import uvloop
 
@@ -38,78 +35,30 @@ from deployments.router.keys import Keys
 from deployments.router.listeners import HttpListener
 from deployments.router.metrics import Metrics
 from deployments.runner import Runner
+from scripts.benchmarks import token_steps
 from scripts.benchmarks.measure import family
 from scripts.benchmarks.payloads import json_request
 from scripts.benchmarks.streams import Reader
+from scripts.benchmarks.token_steps import STEP_MS
 from workflows import TransformersTextGenerationWorkflow
 from workflows.card import Card
-from workflows.inference.generation.continuous import ContinuousEngine
+from workflows.inference.generation import engine_process
 
 _HOST: Final = "127.0.0.1"
 _MODEL: Final = "tiny-gpt"
-_TEXT: Final = "The for statement is used to iterate over the elements of a sequence, such as a string, tuple or list. "
 _PATIENCE_S: Final = 60.0
 _END: Final = b"data: [DONE]\n\n\r\n0\r\n\r\n"
 
 # ---- the replica -----------------------------------------------------------------------------------------------------
 
 
-class _Steps(ContinuousEngine):
-    """Answers with a text that is known, one token of each answer in every step."""
-
-    def __init__(self, engine: ContinuousEngine, text: Sequence[int], step_s: float) -> None:
-        vars(self).update(vars(engine))
-        self._stopped = False
-        self.context_tokens = 1 << 20
-        self._text = text
-        self._step_s = step_s
-
-    async def start(self) -> None:
-        thread = threading.Thread(target=self._run, name="steps", daemon=True)
-        thread.start()
-
-    def _let_in(self) -> None:
-        while self._waiting:
-            answer = self._waiting.popleft()
-            row: Any = SimpleNamespace(cached=None, choose=SimpleNamespace(plain=True), error=None, good=1 << 20)
-            answer.row = row
-            self._running[answer.id] = answer
-
-    def _run(self) -> None:
-        made: dict[str, list[int]] = {}
-        while True:
-            time.sleep(self._step_s)
-            outputs = []
-            for name, answer in tuple(self._running.items()):
-                tokens = made.setdefault(name, [])
-                if len(tokens) == answer.order.max_tokens:
-                    continue  # it was told, but is not forgotten yet
-                tokens.append(self._text[len(tokens) % len(self._text)])
-                outputs.append(_Output(name, list(tokens), len(tokens) == answer.order.max_tokens))
-            self._loop.call_soon_threadsafe(self._delivered, outputs)
-
-
-class _Output(NamedTuple):
-    """As transformers' `GenerationOutput`."""
-
-    request_id: str
-    generated_tokens: list[int]
-    whole: bool
-
-    def is_finished(self) -> bool:
-        return self.whole
-
-
 async def _replica(step_ms: float) -> None:
     """Prints where its lane is and its card."""
     expect_parked_calls()
-    workflow: Any = TransformersTextGenerationWorkflow(root="package:workflows.demo", model="tiny_gpt", threads=1)
-    runner = Runner(workflow, _MODEL)
+    os.environ[STEP_MS] = str(step_ms)
+    engine_process.HOST = token_steps.__name__
+    runner = Runner(TransformersTextGenerationWorkflow(root="package:workflows.demo", model="tiny_gpt"), _MODEL)
     await runner.start()
-    text = workflow._tokenizer(_TEXT)["input_ids"]
-    await workflow._engine.stop()
-    workflow._engine = _Steps(workflow._engine, text, step_ms / 1e3)
-    await workflow._engine.start()
     lane = LaneServer(runner, "replica")
     await lane.start()
     address = lane.address("node")

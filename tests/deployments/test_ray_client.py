@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from deployments.ray_client import RayClient
-from deployments.wire import encode_error
 from workflows.errors import NotReady, ReplicaLost
+from workflows.plain_error import encode_error
 
 
 class Told:

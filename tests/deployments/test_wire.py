@@ -10,17 +10,11 @@ import numpy as np
 import pytest
 
 from deployments.client import Item, Outcome, Timing
-from deployments.wire import (
-    decode_error,
-    decode_item,
-    decode_outcome,
-    encode_error,
-    encode_item,
-    encode_outcome,
-)
+from deployments.wire import decode_item, decode_outcome, encode_item, encode_outcome
 from tests.bits import EVERY_BFLOAT16
 from workflows import CallContext
 from workflows.errors import InvalidInput, NotReady, Overloaded, ReplicaLost, WorkflowError, error_types
+from workflows.plain_error import decode_error, encode_error
 from workflows.tensors import BFLOAT16
 
 

@@ -106,7 +106,9 @@ async def beginning(workflow: TransformersTextGenerationWorkflow, prompt: list[i
 @pytest.mark.parametrize("name", ARCHITECTURES)
 async def test_everybody_gets_what_they_would_get_alone(root: Path, name: str) -> None:
     model = save_tiny(name, root / name)
-    workflow = TransformersTextGenerationWorkflow(name, root=str(root), threads=1, cache_tokens=6 * LLAMA_CONTEXT)
+    workflow = TransformersTextGenerationWorkflow(
+        name, root=str(root), threads=1, engine="thread", cache_tokens=6 * LLAMA_CONTEXT
+    )
     before = set(threads())
     await workflow.asetup()
     texts = prompts(10, seed=1)
@@ -153,7 +155,7 @@ async def test_everybody_gets_what_they_would_get_alone(root: Path, name: str) -
 @pytest.fixture(scope="module")
 def served(root: Path) -> Iterator[TransformersTextGenerationWorkflow]:
     save_tiny("llama", root / "served")
-    workflow = TransformersTextGenerationWorkflow("served", root=str(root), threads=1, concurrency=4)
+    workflow = TransformersTextGenerationWorkflow("served", root=str(root), threads=1, engine="thread", concurrency=4)
     yield workflow.setup()
     workflow.teardown()
 

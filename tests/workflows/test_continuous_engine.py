@@ -40,7 +40,7 @@ async def opened(root: Path) -> AsyncIterator[Opened]:
     made: list[TransformersTextGenerationWorkflow] = []
 
     async def open_one(name: str = "llama", **options: Any) -> TransformersTextGenerationWorkflow:
-        made.append(TransformersTextGenerationWorkflow(name, root=str(root), threads=1, **options))
+        made.append(TransformersTextGenerationWorkflow(name, root=str(root), threads=1, engine="thread", **options))
         return await made[-1].asetup()
 
     yield open_one
@@ -176,7 +176,7 @@ async def test_a_request_that_cannot_be_begun_fails_alone(opened: Opened) -> Non
     """For example, because a device has no memory for what it keeps of its tokens."""
     workflow = await opened(concurrency=1)
     engine: Any = workflow._engine
-    engine._vocabulary = -1
+    engine.vocabulary = -1
     async with aclosing(workflow.astream(asked([3], max_tokens=60))) as stream:
         await anext(stream)
         penalties = [{"repetition_penalty": 2.0}, {"presence_penalty": 1.0}, {}]
@@ -270,14 +270,16 @@ async def test_prompts_can_be_kept_from_each_other(opened: Opened) -> None:
 
 
 async def test_memory_that_is_too_little_is_said_at_setup(root: Path) -> None:
-    workflow = TransformersTextGenerationWorkflow("llama", root=str(root), threads=1)
+    workflow = TransformersTextGenerationWorkflow("llama", root=str(root), threads=1, engine="thread")
     workflow.resources = Resources(memory_bytes=600 << 20)
     with pytest.raises(WorkflowError, match="there is no memory for keys and values"):
         await workflow.asetup()
 
 
 async def test_who_is_still_there_at_teardown_hears_of_it(root: Path) -> None:
-    workflow = await TransformersTextGenerationWorkflow("llama", root=str(root), threads=1, concurrency=1).asetup()
+    workflow = await TransformersTextGenerationWorkflow(
+        "llama", root=str(root), threads=1, engine="thread", concurrency=1
+    ).asetup()
     stream = workflow.astream(asked([3], max_tokens=80))
     await anext(stream)
     waiting = asyncio.create_task(workflow.ainference(asked([4])))
@@ -293,7 +295,7 @@ async def test_who_is_still_there_at_teardown_hears_of_it(root: Path) -> None:
 def test_a_process_that_forgets_to_tear_down_ends(root: Path) -> None:
     code = (
         "from workflows import TransformersTextGenerationWorkflow as W\n"
-        f"made = W('llama', root={str(root)!r}, threads=1).setup()\n"
+        f"made = W('llama', root={str(root)!r}, threads=1, engine='thread').setup()\n"
         "stream = made.stream({'prompt_tokens': [3], 'sampling': {'max_tokens': 90}})\n"
         "next(stream)\n"
         "print('leaving')\n"

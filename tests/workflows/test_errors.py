@@ -6,7 +6,6 @@ import pickle
 
 import pytest
 
-from deployments.wire import decode_error, encode_error
 from workflows import errors
 from workflows.errors import (
     InvalidInput,
@@ -19,6 +18,7 @@ from workflows.errors import (
     WorkflowError,
     error_types,
 )
+from workflows.plain_error import decode_error, encode_error
 
 FIELDS = [
     {"param": None, "retry_after_s": None, "may_have_run": False},

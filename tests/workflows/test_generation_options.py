@@ -29,7 +29,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def workflow(root: Path) -> Iterator[TransformersTextGenerationWorkflow]:
-    made = TransformersTextGenerationWorkflow("tiny", root=str(root), max_new_tokens=64, threads=1)
+    made = TransformersTextGenerationWorkflow("tiny", root=str(root), max_new_tokens=64, threads=1, engine="thread")
     yield made.setup()
     made.teardown()
 

@@ -68,15 +68,18 @@ def test_embedding(tmp_path: Path) -> None:
         np.testing.assert_allclose(outcome.embedding, on_cpu.inference(text).embedding, atol=1e-3)
 
 
-def test_text_generation(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["process", "thread"])
+def test_text_generation(tmp_path: Path, engine: Any) -> None:
     save_tiny_llama(tmp_path)
-    workflow = TransformersTextGenerationWorkflow(".", root=str(tmp_path))
+    workflow = TransformersTextGenerationWorkflow(".", root=str(tmp_path), engine=engine)
     workflow.resources = GPU
     sampling = Sampling(max_tokens=12, temperature=1.0, top_k=50, top_p=0.9, seed=5)
     check_workflow(workflow, Generate(prompt=PROMPT, sampling=sampling))
     workflow.setup()
     assert workflow.inference(Generate(prompt=PROMPT, sampling=sampling)).usage.completion_tokens > 0
-    assert workflow._device.type == "cuda"
+    if engine == "thread":
+        opened: Any = workflow._engine
+        assert opened._device.type == "cuda"
     together = workflow.inference_batch(
         [Generate(prompt=PROMPT * (1 + place), sampling=sampling) for place in range(4)]
     )

@@ -33,7 +33,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def workflow(root: Path) -> Iterator[TransformersTextGenerationWorkflow]:
-    made = TransformersTextGenerationWorkflow("tiny", root=str(root), max_new_tokens=64, threads=1)
+    made = TransformersTextGenerationWorkflow("tiny", root=str(root), max_new_tokens=64, threads=1, engine="thread")
     made.setup()
     yield made
     made.teardown()
@@ -48,7 +48,7 @@ def opened(root: Path) -> Iterator[Opened]:
     made: list[TransformersTextGenerationWorkflow] = []
 
     def open_one(name: str, **options: Any) -> TransformersTextGenerationWorkflow:
-        made.append(TransformersTextGenerationWorkflow(name, root=str(root), threads=1, **options))
+        made.append(TransformersTextGenerationWorkflow(name, root=str(root), threads=1, engine="thread", **options))
         return made[-1].setup()
 
     yield open_one

@@ -23,6 +23,7 @@ __all__ = [
     "check_tokens",
     "longest_input",
     "open_part",
+    "open_tokenizer",
     "open_transformer",
     "open_weights",
     "positions_of",
@@ -68,10 +69,16 @@ def open_transformer(
     open them without code of the model's.
     """
     model, device = open_weights(torch, transformers, kind, directory, resources, dtype, threads)
+    tokenizer, max_token_chars = open_tokenizer(transformers, directory)
+    vocabulary = model.get_input_embeddings().num_embeddings
+    return LocalTransformer(model, tokenizer, device, vocabulary, max_token_chars)
+
+
+def open_tokenizer(transformers: Any, directory: Path) -> tuple[Any, int]:
+    """Open the tokenizer alone, and say how many characters a token may stand for. Raises WorkflowError."""
     tokenizer = open_part(transformers, "AutoTokenizer", directory)
     longest = max(map(len, tokenizer.get_vocab()), default=0)
-    vocabulary = model.get_input_embeddings().num_embeddings
-    return LocalTransformer(model, tokenizer, device, vocabulary, max(longest, _MIN_CHARS_PER_TOKEN))
+    return tokenizer, max(longest, _MIN_CHARS_PER_TOKEN)
 
 
 def open_weights(

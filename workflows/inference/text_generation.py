@@ -8,23 +8,25 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Final
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
 from workflows.async_base import AsyncInferenceWorkflow
 from workflows.card import Card
 from workflows.context import cancelled
-from workflows.errors import Cancelled, InvalidInput, WorkflowError
-from workflows.inference.generation.cache_size import Shape, cache_size, memory_budget
-from workflows.inference.generation.continuous import ContinuousEngine
+from workflows.errors import Cancelled, InvalidInput
 from workflows.inference.generation.decoder import TokenizerDecoder
 from workflows.inference.generation.engine import Engine, Order
+from workflows.inference.generation.opening import EngineSpec, open_engine
+from workflows.inference.generation.process_engine import ProcessEngine
 from workflows.inference.generation.prompts import Prompt, Prompts
 from workflows.inference.generation.sampling import is_greedy
 from workflows.inference.generation.writer import Plan, Writer
-from workflows.inference.local_transformer import open_transformer
+from workflows.inference.local_transformer import open_tokenizer
 from workflows.inference.torch_device import Dtype
 from workflows.models.finding import check_model, model_name, resolve_model
 from workflows.models.sources import ModelSources
@@ -35,6 +37,8 @@ __all__ = ["TransformersTextGenerationWorkflow"]
 _SEED_BITS: Final = 53  # what every reader of JSON can tell apart
 # Shorter prompts are tokenized at once: a thread costs more than that.
 _SMALL_CHARS: Final = 8192
+# What this process takes where the model has one of its own.
+_SERVING_BYTES: Final = 400 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,9 @@ class TransformersTextGenerationWorkflow(AsyncInferenceWorkflow[Generate, Genera
         step_tokens: How many tokens of prompts are read between two tokens of the answers, about.
         share_prefixes: Keep what was read of prompts, for others that begin alike. Callers can tell from `cached_tokens`, and
             by a clock, whether somebody has sent the same beginning before.
+        engine: Whether the model has a process of its own or a thread of this one. With a process, its steps and the serving
+            of tokens do not take turns with one interpreter, and a model that takes its process down takes nobody along;
+            a thread takes some 200 MB less.
     """
 
     # Unseeded sampling gives another answer on the second run, which is as good as the first: no harm is done.
@@ -90,6 +97,7 @@ class TransformersTextGenerationWorkflow(AsyncInferenceWorkflow[Generate, Genera
         cache_tokens: Annotated[int, Field(ge=1)] | None = None,
         step_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None,
         share_prefixes: bool = True,
+        engine: Literal["process", "thread"] = "process",
     ) -> None:
         self._model = model
         self._root = root
@@ -101,24 +109,38 @@ class TransformersTextGenerationWorkflow(AsyncInferenceWorkflow[Generate, Genera
         self._cache_tokens = cache_tokens
         self._step_tokens = step_tokens
         self._share_prefixes = share_prefixes
+        self._engine_in = engine
         self.concurrency = concurrency
 
     def check_files(self) -> None:
         check_model(self._model, self._root, self._sources)
 
     async def do_setup(self) -> None:
-        import torch
-        import transformers
+        directory = await asyncio.to_thread(resolve_model, self._model, self._root, self._sources)
+        spec = self._spec(directory)
+        starting = asyncio.create_task(_process_engine(spec)) if self._engine_in == "process" else None
+        try:
+            await asyncio.sleep(0)  # an engine's process imports what it needs while this one does
+            import torch
+            import transformers
 
-        self._torch = torch
-        await asyncio.to_thread(self._load, torch, transformers)
-        await self._engine.start()
+            if starting is None:
+                starting = asyncio.create_task(_thread_engine(torch, transformers, spec))
+                await asyncio.wait([starting])  # transformers does not like to be imported by two threads
+            tokenizer, max_token_chars = await asyncio.to_thread(open_tokenizer, transformers, directory)
+        except BaseException as error:
+            if starting is not None:
+                await _let_go(starting, at_once=not isinstance(error, Exception))
+            raise
+        self._engine = await starting
+        self._decoder = TokenizerDecoder(transformers, tokenizer)
+        self._ends = self._engine.ends | ({tokenizer.eos_token_id} - {None})
         self._reading = asyncio.Lock()
         self._prompts = Prompts(
-            self._tokenizer,
-            vocabulary=self._vocabulary,
+            tokenizer,
+            vocabulary=self._engine.vocabulary,
             context=self._engine.context_tokens,
-            max_token_chars=self._max_token_chars,
+            max_token_chars=max_token_chars,
         )
 
     async def do_warm_up(self) -> None:
@@ -128,9 +150,9 @@ class TransformersTextGenerationWorkflow(AsyncInferenceWorkflow[Generate, Genera
     async def do_preprocessing(self, input_data: Generate) -> _Prepared:
         """Tokenize. Raises what `Prompts.read` does, and InvalidInput for a bias of a token that there is none of."""
         sampling = input_data.sampling
-        if any(int(token) >= self._vocabulary for token in sampling.logit_bias):
+        if any(int(token) >= self._engine.vocabulary for token in sampling.logit_bias):
             raise InvalidInput(
-                f"sampling.logit_bias: this model knows the tokens below {self._vocabulary}",
+                f"sampling.logit_bias: this model knows the tokens below {self._engine.vocabulary}",
                 param="sampling.logit_bias",
             )
         prompt = await self._read(input_data)
@@ -177,9 +199,7 @@ class TransformersTextGenerationWorkflow(AsyncInferenceWorkflow[Generate, Genera
 
     async def do_teardown(self) -> None:
         await self._engine.stop()
-        del self._engine, self._tokenizer, self._decoder, self._prompts
-        if self._device.type == "cuda":
-            self._torch.cuda.empty_cache()
+        del self._engine, self._decoder, self._prompts
 
     def card(self, name: str, summary: str = "") -> Card:
         known: dict[str, Any] = {
@@ -190,42 +210,19 @@ class TransformersTextGenerationWorkflow(AsyncInferenceWorkflow[Generate, Genera
             known["context_tokens"] = self._engine.context_tokens
         return super().card(name, summary).model_copy(update=known)
 
-    def _load(self, torch: Any, transformers: Any) -> None:
-        opened = open_transformer(
-            torch,
-            transformers,
-            "AutoModelForCausalLM",
-            resolve_model(self._model, self._root, self._sources),
-            self.resources,
-            self._dtype,
-            self._threads,
-        )
-        model = opened.model
-        self._tokenizer = opened.tokenizer
-        self._decoder = TokenizerDecoder(transformers, opened.tokenizer)
-        self._device = opened.device
-        self._max_token_chars = opened.max_token_chars
-        self._ends = _end_tokens(model, opened.tokenizer)
-        context = _context_of(model, self._context_tokens)
-        shape = _shape_of(model)
-        self._vocabulary = shape.vocabulary
-        weights = sum(part.numel() * part.element_size() for part in model.parameters())
-        size = cache_size(
-            shape,
-            memory_budget(torch, opened.device, self.resources, weights),
-            device=opened.device.type,
-            context=context,
+    def _spec(self, directory: Path) -> EngineSpec:
+        resources = self.resources
+        if self._engine_in == "process" and resources.memory_bytes is not None:
+            resources = replace(resources, memory_bytes=resources.memory_bytes - _SERVING_BYTES)
+        return EngineSpec(
+            directory=str(directory),
+            resources=resources,
+            dtype=self._dtype,
+            threads=self._threads,
+            context_tokens=self._context_tokens,
             concurrency=self.concurrency,
             cache_tokens=self._cache_tokens,
             step_tokens=self._step_tokens,
-        )
-        self._engine: Engine = ContinuousEngine(
-            torch,
-            transformers,
-            model,
-            size,
-            context=context,
-            concurrency=self.concurrency,
             share_prefixes=self._share_prefixes,
         )
 
@@ -244,36 +241,23 @@ class TransformersTextGenerationWorkflow(AsyncInferenceWorkflow[Generate, Genera
         return asked.prompt if asked.prompt is not None and asked.truncate is None else self._decoder.text(tokens)
 
 
-def _shape_of(model: Any) -> Shape:
-    """Raises WorkflowError for a model that has no attention of the usual kind."""
-    config = model.config.get_text_config()
-    heads = getattr(config, "num_attention_heads", None)
-    head_dim = getattr(config, "head_dim", None) or (heads and config.hidden_size // heads)
-    if not heads or not head_dim:
-        raise WorkflowError(f"{type(model).__name__} has no attention heads: it cannot be batched continuously")
-    return Shape(
-        layers=config.num_hidden_layers,
-        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-        heads=heads,
-        head_dim=head_dim,
-        vocabulary=model.get_output_embeddings().weight.shape[0],
-        itemsize=model.dtype.itemsize,
-        masks=len(set(getattr(config, "layer_types", None) or ["all"])),
-    )
+async def _process_engine(spec: EngineSpec) -> Engine:
+    engine = ProcessEngine(spec)
+    await engine.start()
+    return engine
 
 
-def _context_of(model: Any, wanted: int | None) -> int:
-    """How many tokens the model takes. Raises InvalidInput where nobody says, or more are wanted than it was made for."""
-    known: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if known is None and wanted is None:
-        raise InvalidInput("the model does not say how long its context is: set it", param="context_tokens")
-    if known is not None and wanted is not None and wanted > known:
-        raise InvalidInput(f"context_tokens is {wanted}, but the model was made for {known}", param="context_tokens")
-    return wanted or known or 0
+async def _thread_engine(torch: Any, transformers: Any, spec: EngineSpec) -> Engine:
+    engine = await asyncio.to_thread(open_engine, torch, transformers, spec)
+    await engine.start()
+    return engine
 
 
-def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """The tokens that end an answer: the model may name several, one per kind of turn."""
-    named = model.generation_config.eos_token_id if model.generation_config is not None else None
-    tokens = named if isinstance(named, list) else [named]
-    return frozenset(token for token in (*tokens, tokenizer.eos_token_id) if token is not None)
+async def _let_go(starting: asyncio.Task[Engine], *, at_once: bool) -> None:
+    """Stop an engine that is being started. What is wrong with its model says more than what else went wrong: unless this
+    is `at_once`, it is raised."""
+    if at_once:
+        starting.cancel()
+    with suppress(asyncio.CancelledError):
+        engine = await starting
+        await engine.stop()

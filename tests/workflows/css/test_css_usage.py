@@ -26,7 +26,7 @@ ASKED: Final[dict[str, Any]] = {"messages": TURNS, "sampling": {"temperature": 0
 @pytest.fixture(scope="module")
 def local() -> Iterator[TransformersTextGenerationWorkflow]:
     """The model itself, whose own count cannot be wrong."""
-    made = TransformersTextGenerationWorkflow(model="tiny_gpt", root="package:workflows.demo")
+    made = TransformersTextGenerationWorkflow(model="tiny_gpt", root="package:workflows.demo", engine="thread")
     made.setup()
     yield made
     made.teardown()

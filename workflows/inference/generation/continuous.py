@@ -10,18 +10,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
 from workflows.errors import NotReady, WorkflowError
+from workflows.inference.generation.buffered_answer import BufferedAnswer
 from workflows.inference.generation.cache_size import CacheSize
-from workflows.inference.generation.engine import Made, Order
+from workflows.inference.generation.engine import Made, News, Order
 from workflows.inference.generation.manager import Manager
 from workflows.inference.generation.rows import Row
 from workflows.inference.generation.sampling import TokenChooser
 
-__all__ = ["ContinuousEngine"]
+__all__ = ["ContinuousEngine", "Running"]
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class ContinuousEngine:
         torch: The module, as `transformers`.
         model: A causal language model of transformers, on its device. Nobody else may use it meanwhile.
         size: Of the cache.
+        ends: See `Engine`.
         context: What the model was made for. Less where the cache is smaller, see `context_tokens`.
         concurrency: How many requests are in one step at most; others wait their turn.
         share_prefixes: Whether prompts that begin alike are read once.
@@ -45,21 +47,24 @@ class ContinuousEngine:
         model: Any,
         size: CacheSize,
         *,
+        ends: frozenset[int],
         context: int,
         concurrency: int,
         share_prefixes: bool,
     ) -> None:
         self.context_tokens = context
+        self.vocabulary: int = model.get_output_embeddings().weight.shape[0]
+        self.ends = ends
         self._torch = torch
         self._transformers = transformers
         self._model = model
+        self._device = model.device
         self._size = size
         self._concurrency = concurrency
         self._share_prefixes = share_prefixes
-        self._vocabulary = model.get_output_embeddings().weight.shape[0]
         self._ids = count()
-        self._waiting: deque[_Answer] = deque()
-        self._running: dict[str, _Answer] = {}
+        self._waiting: deque[Running] = deque()
+        self._running: dict[str, Running] = {}
         self._manager: Manager | None = None
         self._opening: asyncio.Task[None] | None = None
         self._stopped = False
@@ -74,14 +79,24 @@ class ContinuousEngine:
             log.warning("the cache is too small for the whole context of %d tokens: %d", self.context_tokens, context)
         self.context_tokens = context
 
-    def answer(self, order: Order) -> _Answer:
+    def answer(self, order: Order) -> BufferedAnswer:
         """See `Engine.answer`. Raises NotReady once stopped."""
+
+        def left() -> None:
+            running.close()
+
+        answer = BufferedAnswer(left)
+        running = self.begin(order, answer.receive)
+        return answer
+
+    def begin(self, order: Order, told: Callable[[News], None]) -> Running:
+        """As `answer`, for who wants to be told what became of it, on this event loop."""
         if self._stopped:
             raise NotReady(retry_after_s=None)
-        answer = _Answer(self, f"{next(self._ids)}", order)
-        self._waiting.append(answer)
+        running = Running(self, f"{next(self._ids)}", order, told)
+        self._waiting.append(running)
         self._let_in()
-        return answer
+        return running
 
     async def stop(self) -> None:
         self._stopped = True
@@ -91,9 +106,12 @@ class ContinuousEngine:
         self._fail_all("this workflow is being taken down")
         if manager is not None:
             await asyncio.to_thread(manager.close)
+        manager = self._model = None
+        if self._device.type == "cuda":
+            self._torch.cuda.empty_cache()
 
-    def forget(self, answer: _Answer) -> None:
-        """Nobody waits for this answer's next token: it ended, failed or was closed."""
+    def forget(self, answer: Running) -> None:
+        """Nobody is told more of this answer: it ended, failed or was closed."""
         if self._running.pop(answer.id, None) is None:
             if answer in self._waiting:
                 self._waiting.remove(answer)
@@ -114,7 +132,7 @@ class ContinuousEngine:
                 return
             self._waiting.popleft()
             try:  # which takes memory, on the model's device too
-                answer.row = Row(TokenChooser(self._torch, order, self._vocabulary, self._model.device))
+                answer.row = Row(TokenChooser(self._torch, order, self.vocabulary, self._device))
             except Exception:
                 log.exception("a request could not be begun")
                 self._manager.rooms.give(answer.id)
@@ -181,8 +199,8 @@ class ContinuousEngine:
             answer.fail(NotReady(why, may_have_run=answer.row is not None))
 
 
-class _Answer:
-    """See `Answer`. Everything here runs on the engine's event loop.
+class Running:
+    """A request that the engine has, until its end. Everything here runs on the engine's event loop.
 
     Attributes:
         id: What the manager knows it by.
@@ -190,36 +208,18 @@ class _Answer:
         finished: Whether the manager has ended it by itself.
     """
 
-    def __init__(self, engine: ContinuousEngine, name: str, order: Order) -> None:
+    def __init__(self, engine: ContinuousEngine, name: str, order: Order, told: Callable[[News], None]) -> None:
         self.id = name
         self.order = order
         self.row: Row | None = None
         self.finished = False
         self._engine = engine
-        self._tokens: deque[Made] = deque()
+        self._told = told
         self._received = 0
-        self._error: WorkflowError | None = None
         self._ended = False
-        self._wanted: asyncio.Future[None] | None = None
-
-    @property
-    def cached_tokens(self) -> int | None:
-        return None if self.row is None else self.row.cached
-
-    def __aiter__(self) -> _Answer:
-        return self
-
-    async def __anext__(self) -> Made:
-        while not self._tokens:
-            if self._error is not None:
-                raise self._error
-            if self._ended:
-                raise StopAsyncIteration
-            self._wanted = asyncio.get_running_loop().create_future()
-            await self._wanted
-        return self._tokens.popleft()
 
     def close(self) -> None:
+        """Nobody wants to be told any more."""
         if not self._ended:
             self._ended = True
             self._engine.forget(self)
@@ -228,24 +228,17 @@ class _Answer:
         """What the manager made for this answer: all its tokens so far, of which the last ones are new."""
         row = self.row
         assert row is not None  # it was let in
-        made = output.generated_tokens
-        good = min(len(made), row.good)
-        for token in made[self._received : good]:
-            self._tokens.append(Made(token) if row.choose.plain else row.made.popleft())
+        tokens = output.generated_tokens
+        good = min(len(tokens), row.good)
+        made = [Made(token) if row.choose.plain else row.made.popleft() for token in tokens[self._received : good]]
         self._received = good
         self.finished = output.is_finished()
-        if good < len(made):
-            self._error = row.error
-        if self.finished or self._error is not None:
-            self._ended = True
+        error = row.error if good < len(tokens) else None
+        self._ended = self.finished or error is not None
+        if self._ended:
             self._engine.forget(self)
-        self._wake()
+        self._told(News(made, row.cached, self._ended, error))
 
     def fail(self, error: WorkflowError) -> None:
-        self._error = self._error or error
         self._ended = True
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._wanted is not None and not self._wanted.done():
-            self._wanted.set_result(None)
+        self._told(News((), None if self.row is None else self.row.cached, ended=True, error=error))

@@ -1,6 +1,7 @@
 """The seam between a workflow and what runs its language model: token ids in, token ids out. No text, no tokenizer.
 
-`ContinuousEngine` is one such; an engine that lives in another library takes its place behind the same three methods.
+`ContinuousEngine` is one such, `ProcessEngine` has one in a process of its own; an engine that lives in another library
+takes their place behind the same three methods.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, Self
 
+from workflows.errors import WorkflowError
 from workflows.types import Sampling
 
-__all__ = ["Answer", "Engine", "Made", "Order"]
+__all__ = ["Answer", "Engine", "Made", "News", "Order"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,22 @@ class Made(NamedTuple):
     top: Sequence[tuple[int, float]] = ()
 
 
+class News(NamedTuple):
+    """What became of an answer since it was last heard of.
+
+    Attributes:
+        made: Its new tokens.
+        cached_tokens: As in `Answer`.
+        ended: Whether this is the last that is heard of it.
+        error: Why there are no more tokens.
+    """
+
+    made: Sequence[Made]
+    cached_tokens: int | None = None
+    ended: bool = False
+    error: WorkflowError | None = None
+
+
 class Answer(Protocol):
     """The tokens of one answer, the one that ended it included. Raises what went wrong in place of the next token.
 
@@ -65,12 +83,20 @@ class Answer(Protocol):
 class Engine(Protocol):
     """Runs a language model for many requests at once. Belongs to the event loop that starts it.
 
-    Attributes:
-        context_tokens: Prompt and answer together are at most this long. Known once the engine has started.
+    Attributes: known once the engine has started.
+        context_tokens: Prompt and answer together are at most this long.
+        vocabulary: The model knows the tokens below this number.
+        ends: Tokens that end an answer, as the model's own files say.
     """
 
     @property
     def context_tokens(self) -> int: ...
+
+    @property
+    def vocabulary(self) -> int: ...
+
+    @property
+    def ends(self) -> frozenset[int]: ...
 
     async def start(self) -> None: ...
 

@@ -1,0 +1,123 @@
+"""An engine's process: opens what it is told to, and answers what it is asked for until nobody is there any more.
+
+    python -P -m workflows.inference.generation.engine_host FD
+
+FD is the number of its end of a socket, which `EngineProcess` has left open for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import torch
+import transformers
+
+from workflows.errors import WorkflowError
+from workflows.inference.generation.continuous import ContinuousEngine, Running
+from workflows.inference.generation.engine import News
+from workflows.inference.generation.engine_wire import (
+    Asked,
+    Begin,
+    Close,
+    EngineSocket,
+    Failed,
+    Heard,
+    Opened,
+    Stop,
+)
+from workflows.inference.generation.opening import EngineSpec, open_engine
+
+__all__ = ["main"]
+
+log = logging.getLogger(__name__)
+
+
+class _Host:
+    """Between a socket and an engine that has started."""
+
+    def __init__(self, line: EngineSocket, engine: ContinuousEngine) -> None:
+        self._line = line
+        self._engine = engine
+        self._running: dict[int, Running] = {}
+        self._news: list[tuple[int, News]] = []
+
+    async def serve(self, asked: asyncio.Queue[Any]) -> None:
+        """Until it is told to stop."""
+        while not isinstance(message := await asked.get(), Stop):
+            match message:
+                case Begin():
+                    self._begin(message)
+                case Close():
+                    running = self._running.pop(message.number, None)
+                    if running is not None:
+                        running.close()
+
+    def _begin(self, message: Begin) -> None:
+        self._running[message.number] = self._engine.begin(message.order, partial(self._told, message.number))
+
+    def _told(self, number: int, news: News) -> None:
+        """News of one turn of the loop, which are those of one step, leave together."""
+        if not self._news:
+            asyncio.get_running_loop().call_soon(self._say)
+        self._news.append((number, news))
+
+    def _say(self) -> None:
+        news, self._news = self._news, []
+        for number, one in news:
+            if one.ended:
+                self._running.pop(number, None)
+        self._line.send(Heard(news))
+
+
+async def _listen(line: EngineSocket, asked: asyncio.Queue[Any]) -> None:
+    """Also while the model is being opened: whom nobody waits for any more does not finish that first."""
+    with suppress(ValueError):
+        while (message := await line.read()) is not None:
+            asked.put_nowait(message)
+    os._exit(1)
+
+
+async def _open(spec: EngineSpec) -> ContinuousEngine | WorkflowError:
+    try:
+        engine = await asyncio.to_thread(open_engine, torch, transformers, spec)
+        await engine.start()
+    except Exception as error:
+        log.exception("the engine could not be started")
+        return error if isinstance(error, WorkflowError) else WorkflowError()
+    gc.collect()
+    gc.freeze()  # what is there by now stays
+    return engine
+
+
+async def _serve(end: int) -> None:
+    line, asked = EngineSocket(Asked), asyncio.Queue[Any]()
+    await line.open(socket.socket(fileno=end))
+    listening = asyncio.create_task(_listen(line, asked))
+    opened = await _open((await asked.get()).spec)
+    if isinstance(opened, WorkflowError):
+        line.send(Failed(opened))
+    else:
+        line.send(Opened(opened.context_tokens, opened.vocabulary, opened.ends))
+        await _Host(line, opened).serve(asked)
+        await opened.stop()
+    listening.cancel()
+    await line.close()
+
+
+def main() -> None:
+    logging.basicConfig(format="%(asctime)s engine %(process)d %(levelname)s %(name)s: %(message)s")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who is at the terminal means the workflow, which ends this
+    asyncio.run(_serve(int(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()
