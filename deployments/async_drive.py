@@ -12,6 +12,7 @@ from deployments.batch_curve import CurvePoint
 from deployments.client import Item, Outcome, Timing
 from deployments.collector import collect_cycles
 from deployments.config import WorkflowSettings
+from deployments.deadline_timer import DeadlineTimer
 from deployments.statistics import Counts, Meter
 from deployments.wire import plain, plain_chunk
 from workflows.async_base import AsyncInferenceWorkflow
@@ -110,6 +111,7 @@ class AsyncDrive:
         begun = ended = False
         with working_for(call):
             chunks = self._workflow.astream(item.input_data)
+        timer = DeadlineTimer(call.deadline)
         try:
             while True:
                 late = given_up(call, begun=begun)
@@ -120,18 +122,18 @@ class AsyncDrive:
                 if not meter.began:
                     meter.began = asked
                 try:
-                    async with asyncio.timeout(None if call.deadline is None else call.deadline - asked) as limit:
-                        with working_for(call):
-                            chunk = await anext(chunks)
+                    with timer, working_for(call):
+                        chunk = await anext(chunks)
                 except StopAsyncIteration:
                     ended = True
                     return
                 except TimeoutError as error:
-                    raise _late(error, limit, begun=True) from error
+                    raise _late(error, timer.expired, begun=True) from error
                 finally:
                     meter.model_s += time.monotonic() - asked
                 yield [plain_chunk(chunk)]
         finally:
+            timer.close()
             if not ended:
                 call.cancel()
             with working_for(call):
@@ -165,7 +167,7 @@ class AsyncDrive:
                 finally:
                     self.running -= 1
         except TimeoutError as raised:
-            error = _late(raised, limit, begun=began is not None)
+            error = _late(raised, limit.expired(), begun=began is not None)
         except asyncio.CancelledError as raised:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -188,6 +190,6 @@ class AsyncDrive:
         deliver(Outcome(error=Cancelled()) if task.cancelled() else task.result())
 
 
-def _late(error: TimeoutError, limit: asyncio.Timeout, *, begun: bool) -> Exception:
+def _late(error: TimeoutError, expired: bool, *, begun: bool) -> Exception:
     """What a TimeoutError means: our deadline has passed, or the workflow has raised one of its own."""
-    return DeadlineExceeded(may_have_run=begun) if limit.expired() else error
+    return DeadlineExceeded(may_have_run=begun) if expired else error
