@@ -77,7 +77,7 @@ class TransformersTextGenerationWorkflow(AsyncInferenceWorkflow[Generate, Genera
             by a clock, whether somebody has sent the same beginning before.
         engine: Whether the model has a process of its own or a thread of this one. With a process, its steps and the serving
             of tokens do not take turns with one interpreter, and a model that takes its process down takes nobody along;
-            a thread takes some 200 MB less.
+            a thread takes some 250 MB less.
     """
 
     # Unseeded sampling gives another answer on the second run, which is as good as the first: no harm is done.
