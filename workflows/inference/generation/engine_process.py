@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 HOST = "workflows.inference.generation.engine_host"
 """The module that the process runs."""
-_STOP_S: Final = 75.0  # an engine waits for its last step for 60
+STOP_S: Final = 75.0  # an engine waits for its last step for 60
 
 
 class EngineProcess:
@@ -79,7 +79,7 @@ class EngineProcess:
         self._stopping = True
         self._socket.send(Stop())
         try:
-            await asyncio.to_thread(self._process.wait, _STOP_S)
+            await asyncio.to_thread(self._process.wait, STOP_S)
         except subprocess.TimeoutExpired:
             log.error("the engine's process does not end, and is killed")
         finally:

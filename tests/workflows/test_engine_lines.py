@@ -1,0 +1,216 @@
+"""What a workflow and its engine's process say to each other, each of them with the other played."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from tests.workflows.scripted_engine_host import LEAVE, NONSENSE
+from workflows.errors import BadOutput, InvalidInput, NotReady
+from workflows.inference.generation import engine_process, engine_wire
+from workflows.inference.generation.engine import Answer, Made, News, Order
+from workflows.inference.generation.engine_host import _Host
+from workflows.inference.generation.engine_wire import Asked, Begin, Close, EngineSocket, Failed, Heard, Stop, Told
+from workflows.inference.generation.opening import EngineSpec
+from workflows.inference.generation.process_engine import ProcessEngine
+from workflows.resources import Resources
+from workflows.types import Sampling
+
+SPEC = EngineSpec(
+    directory="nowhere",
+    resources=Resources(),
+    dtype=None,
+    threads=1,
+    context_tokens=None,
+    concurrency=4,
+    cache_tokens=None,
+    step_tokens=None,
+    share_prefixes=True,
+)
+
+
+def order(prompt: list[int], max_tokens: int = 50, **sampling: Any) -> Order:
+    return Order(prompt, max_tokens, Sampling(**sampling), seed=1 << 62, ends=frozenset({1}))
+
+
+async def rest(answer: Answer) -> list[int]:
+    return [made.id async for made in answer]
+
+
+@pytest.fixture
+async def lines() -> AsyncIterator[tuple[EngineSocket, EngineSocket]]:
+    """The workflow's end and the engine's."""
+    ends = EngineSocket(Told), EngineSocket(Asked)
+    for end, connected in zip(ends, socket.socketpair(), strict=True):
+        await end.open(connected)
+    yield ends
+    for end in ends:
+        end.abort()
+
+
+# ---- the workflow's side ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def engine(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ProcessEngine]:
+    monkeypatch.setattr(engine_process, "HOST", "tests.workflows.scripted_engine_host")
+    monkeypatch.setattr(engine_process, "STOP_S", 0.1)
+    made = ProcessEngine(SPEC)
+    await made.start()
+    yield made
+    await made.stop()
+
+
+async def test_who_leaves_is_said_once(engine: ProcessEngine) -> None:
+    left, stays = engine.answer(order([3])), engine.answer(order([4]))
+    assert [(await anext(one)).id for one in (left, stays)] == [0, 0]
+    left.close()
+    left.close()
+    other = engine.answer(order([5]))
+    assert (await anext(stays)).id == 1
+    stays.close()
+    assert [(await anext(other)).id for _ in range(2)] == [0, 2]
+
+
+async def test_an_answer_that_has_ended_is_not_closed(engine: ProcessEngine) -> None:
+    stays = engine.answer(order([4]))
+    whole = engine.answer(order([3], max_tokens=1))
+    assert await rest(whole) == [0]
+    whole.close()
+    other = engine.answer(order([5]))
+    assert (await anext(other)).id == 0
+    other.close()
+    assert [(await anext(stays)).id for _ in range(2)] == [0, 3]
+
+
+@pytest.mark.parametrize("prompt", [LEAVE, NONSENSE])
+async def test_a_process_that_ends_or_raves_is_replaced(engine: ProcessEngine, prompt: list[int]) -> None:
+    running = engine.answer(order([3]))
+    await anext(running)
+    pid = engine._process.pid if engine._process else 0
+    for lost in (running, engine.answer(order(prompt))):
+        with pytest.raises(NotReady, match="being restarted") as caught:
+            await rest(lost)
+        assert caught.value.may_have_run
+    again = engine.answer(order([3]))
+    assert (await anext(again)).id == 0
+    assert engine._process is not None
+    assert engine._process.pid != pid
+
+
+async def test_who_leaves_while_there_is_no_process_is_not_asked_for(engine: ProcessEngine) -> None:
+    lost = engine.answer(order(LEAVE))
+    with pytest.raises(NotReady):
+        await anext(lost)
+    gone, stays = engine.answer(order([3])), engine.answer(order([4], max_tokens=1))
+    gone.close()
+    assert await rest(stays) == [0]
+    assert not engine._answers
+
+
+async def test_an_engine_that_is_stopped_while_it_is_restarted_stays_so(engine: ProcessEngine) -> None:
+    lost = engine.answer(order(LEAVE))
+    with pytest.raises(NotReady):
+        await anext(lost)
+    waiting = engine.answer(order([3]))
+    await engine.stop()
+    with pytest.raises(NotReady, match="taken down") as caught:
+        await anext(waiting)
+    assert not caught.value.may_have_run
+    with pytest.raises(NotReady):
+        engine.answer(order([3]))
+    assert engine._process is None
+
+
+# ---- the engine's side -----------------------------------------------------------------------------------------------
+
+
+class Played:
+    """An engine that says what it is told to."""
+
+    def __init__(self) -> None:
+        self.told: dict[int, Callable[[News], None]] = {}
+        self.closed: list[int] = []
+
+    def begin(self, asked: Order, told: Callable[[News], None]) -> Any:
+        first = asked.prompt[0]
+        self.told[first] = told
+
+        class Running:
+            def close(_) -> None:
+                self.closed.append(first)
+
+        return Running()
+
+
+async def test_the_host_begins_closes_and_says_all_of_a_step_at_once(lines: tuple[EngineSocket, EngineSocket]) -> None:
+    near, far = lines
+    played, asked = Played(), asyncio.Queue[Any]()
+    serving = asyncio.create_task(_Host(far, played).serve(asked))  # type: ignore[arg-type]
+    for number in range(3):
+        asked.put_nowait(Begin(number, order([10 + number])))
+    while len(played.told) < 3:
+        await asyncio.sleep(0)
+    for first in (10, 12):
+        played.told[first](News([Made(5, -0.5, ((5, -0.5), (6, -1.5)))], cached_tokens=3))
+    played.told[11](News((), ended=True, error=BadOutput("no numbers")))
+    (one, news), (_, same), (ended, last) = (await near.read()).news
+    assert (one, news, same, ended) == (0, news, news, 1)
+    assert (news.made[0].id, news.made[0].logprob, list(news.made[0].top)) == (5, -0.5, [(5, -0.5), (6, -1.5)])
+    assert (news.cached_tokens, news.ended, news.error) == (3, False, None)
+    assert (type(last.error), str(last.error), last.ended) == (BadOutput, "no numbers", True)
+    for number in (1, 0, 0, 7):  # ended, running, not any more, never begun
+        asked.put_nowait(Close(number))
+    asked.put_nowait(Stop())
+    await serving
+    assert played.closed == [10]
+
+
+# ---- the line itself -------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_wanted_arrives_as_it_is(lines: tuple[EngineSocket, EngineSocket]) -> None:
+    near, far = lines
+    wanted = order([3, 4], logit_bias={"7": 1.5}, stop=["x"], temperature=0.25, top_k=3)
+    near.send(Begin(4, wanted))
+    assert await far.read() == Begin(4, wanted)
+    far.send(Failed(InvalidInput("no", param="context_tokens")))
+    error = (await near.read()).error
+    assert (type(error), str(error), error.param) == (InvalidInput, "no", "context_tokens")
+
+
+async def test_the_end_is_the_end_wherever_it_comes(lines: tuple[EngineSocket, EngineSocket]) -> None:
+    near, far = lines
+    far.send(Heard([]))
+    assert far._writer is not None
+    far._writer.write((100).to_bytes(4, "little") + b"half of it")
+    await far.close()
+    assert await near.read() == Heard([])
+    assert await near.read() is None
+    near.send(Stop())  # nobody hears it
+
+
+@pytest.mark.parametrize("words", [b"\xc1", b"\x92\xa5heard\x07", b"\x92\xa4open\x07", b""])
+async def test_what_is_no_message_is_refused(lines: tuple[EngineSocket, EngineSocket], words: bytes) -> None:
+    near, far = lines
+    assert far._writer is not None
+    far._writer.write(len(words).to_bytes(4, "little") + words)
+    with pytest.raises(ValueError, match=r"."):
+        await near.read()
+
+
+async def test_a_message_has_a_bound(lines: tuple[EngineSocket, EngineSocket]) -> None:
+    near, far = lines
+    assert far._writer is not None
+    far._writer.write((engine_wire.MAX_MESSAGE_BYTES + 1).to_bytes(4, "little"))
+    with pytest.raises(ValueError, match="too long"):
+        await near.read()
+
+
+async def test_only_plain_data_is_said(lines: tuple[EngineSocket, EngineSocket]) -> None:
+    with pytest.raises(TypeError, match="no object is told"):
+        lines[0].send(object())
