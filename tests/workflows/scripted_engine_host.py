@@ -2,12 +2,14 @@
 
 It speaks as `workflows.inference.generation.engine_host` does. Each answer begins with token 0; when answer N is closed, all
 others get the token N + 1. An answer that may have one token only ends with it; one with a prompt of `NONSENSE` is told
-nothing that can be read; one with a prompt of `LEAVE` ends the process. A `Stop` is not heeded.
+nothing that can be read; one with a prompt of `LEAVE` ends the process. A `Stop` is not heeded. `SCRIPTED_CONTEXT`, in the
+environment, is how long its context is, or a word that it says instead.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import sys
 from typing import Final
@@ -23,7 +25,8 @@ async def _serve(end: int) -> None:
     line = EngineSocket(Asked)
     await line.open(socket.socket(fileno=end))
     await line.read()
-    line.send(Opened(context_tokens=96, vocabulary=290, ends=frozenset()))
+    context = os.environ.get("SCRIPTED_CONTEXT", "96")
+    line.send(Opened(int(context), vocabulary=290, ends=frozenset()) if context.isdigit() else context)
     running: list[int] = []
     while (message := await line.read()) is not None:
         match message:

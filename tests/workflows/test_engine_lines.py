@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tests.workflows.scripted_engine_host import LEAVE, NONSENSE
-from workflows.errors import BadOutput, InvalidInput, NotReady
+from workflows.errors import BadOutput, InvalidInput, NotReady, WorkflowError
 from workflows.inference.generation import engine_process, engine_wire
 from workflows.inference.generation.engine import Answer, Made, News, Order
 from workflows.inference.generation.engine_host import _Host
@@ -100,6 +101,59 @@ async def test_a_process_that_ends_or_raves_is_replaced(engine: ProcessEngine, p
     assert (await anext(again)).id == 0
     assert engine._process is not None
     assert engine._process.pid != pid
+
+
+async def test_what_cannot_be_said_fails_alone(engine: ProcessEngine) -> None:
+    wish = order([3], max_tokens=1)
+    with pytest.raises(WorkflowError):
+        await rest(engine.answer(replace(wish, seed=1 << 70)))
+    assert await rest(engine.answer(wish)) == [0]
+    assert not engine._answers
+
+
+async def test_a_process_that_was_of_no_use_is_replaced_when_somebody_asks(engine: ProcessEngine) -> None:
+    with pytest.raises(NotReady):
+        await rest(engine.answer(order(LEAVE)))
+    assert engine._starting is None
+    assert await rest(engine.answer(order([3], max_tokens=1))) == [0]
+    with pytest.raises(NotReady):
+        await rest(engine.answer(order(LEAVE)))
+    assert engine._starting is not None
+
+
+async def test_a_replacement_has_as_much_room_as_the_first(
+    engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as smaller:
+        smaller.setenv("SCRIPTED_CONTEXT", "95")
+        with pytest.raises(NotReady, match="being restarted"):
+            await rest(engine.answer(order(LEAVE)))
+        with pytest.raises(NotReady, match="could not be restarted"):
+            await rest(engine.answer(order([3], max_tokens=1)))
+    monkeypatch.setenv("SCRIPTED_CONTEXT", "97")
+    assert await rest(engine.answer(order([3], max_tokens=1))) == [0]
+    assert engine.context_tokens == 96
+
+
+async def test_a_process_that_raves_at_its_start_is_none(
+    engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCRIPTED_CONTEXT", "nonsense")
+    with pytest.raises(WorkflowError, match="cannot be read"):
+        await ProcessEngine(SPEC).start()
+
+
+async def test_nothing_is_asked_of_a_process_that_is_gone(engine: ProcessEngine) -> None:
+    running = engine.answer(order([3]))
+    await anext(running)
+    process = engine._process
+    assert process is not None
+    process._socket.abort()
+    await asyncio.sleep(0)
+    running.close()
+    late = engine.answer(order([3], max_tokens=1))
+    with pytest.raises(NotReady, match="being restarted"):
+        await rest(late)
 
 
 async def test_who_leaves_while_there_is_no_process_is_not_asked_for(engine: ProcessEngine) -> None:
@@ -212,5 +266,5 @@ async def test_a_message_has_a_bound(lines: tuple[EngineSocket, EngineSocket]) -
 
 
 async def test_only_plain_data_is_said(lines: tuple[EngineSocket, EngineSocket]) -> None:
-    with pytest.raises(TypeError, match="no object is told"):
+    with pytest.raises(TypeError, match="object is nothing"):
         lines[0].send(object())

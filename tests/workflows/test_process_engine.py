@@ -23,7 +23,7 @@ from tests.workflows.tiny_language_models import save_tiny
 from tests.workflows.tiny_transformers import LLAMA_CONTEXT
 from workflows.errors import InvalidInput, NotReady, WorkflowError
 from workflows.inference.generation import engine_process
-from workflows.inference.text_generation import TransformersTextGenerationWorkflow
+from workflows.inference.text_generation import TransformersTextGenerationWorkflow, _let_go
 from workflows.resources import Resources
 from workflows.types import Generated
 
@@ -208,7 +208,7 @@ def test_what_is_wrong_with_a_model_is_said_at_setup(root: Path, tmp_path: Path,
         made(root, engine=engine, context_tokens=100).setup()
     assert caught.value.param == "context_tokens"
     little = made(root, engine=engine)
-    little.resources = Resources(memory_bytes=900 << 20 if engine == "process" else 600 << 20)
+    little.resources = Resources(memory_bytes=800 << 20 if engine == "process" else 600 << 20)
     with pytest.raises(WorkflowError, match="there is no memory for keys and values"):
         little.setup()
     (tmp_path / "empty").mkdir()
@@ -255,3 +255,76 @@ def test_the_process_ends_with_the_one_that_it_is_for(root: Path, end: str) -> N
     assert done.returncode == {"pass": 0, "raise SystemExit(3)": 3}.get(end, -signal.SIGKILL)
     assert ended(int(done.stdout))
     assert "Traceback" not in done.stderr
+
+
+def test_the_process_ends_also_where_a_fork_holds_its_socket(root: Path) -> None:
+    code = (
+        "import os, signal\n"
+        "from workflows import TransformersTextGenerationWorkflow as W\n"
+        f"made = W('llama', root={str(root)!r}, threads=1).setup()\n"
+        "fork = os.fork()\n"
+        "if not fork:\n"
+        "    os.close(1), os.close(2)\n"
+        "    signal.pause()\n"
+        "print(made._engine._process.pid, fork, flush=True)\n"
+        "os._exit(0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    engine, fork = map(int, done.stdout.split())
+    try:
+        assert ended(engine)
+    finally:
+        os.kill(fork, signal.SIGKILL)
+
+
+async def test_signals_to_all_are_for_the_workflow(workflow: TransformersTextGenerationWorkflow) -> None:
+    pid = process_of(workflow)
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        os.kill(pid, ending)
+    assert (await workflow.ainference(asked([3]))).usage.completion_tokens > 0
+    assert process_of(workflow) == pid
+
+
+# ---- a setup that is given up ----------------------------------------------------------------------------------------
+
+
+class Starting:
+    """An engine whose start is still going on, or has come to this."""
+
+    def __init__(self, outcome: Exception | None = None) -> None:
+        self.stopped = False
+        self.task: asyncio.Task[Any] = asyncio.create_task(self._start(outcome))
+
+    async def _start(self, outcome: Exception | None) -> Starting:
+        if outcome is not None:
+            raise outcome
+        return self
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_an_engine_that_has_started_is_stopped(at_once: bool) -> None:
+    started = Starting()
+    await asyncio.wait([started.task])
+    await _let_go(started.task, at_once=at_once)
+    assert started.stopped
+
+
+async def test_what_is_wrong_with_the_model_is_said_unless_somebody_has_cancelled() -> None:
+    with pytest.raises(InvalidInput):
+        await _let_go(Starting(InvalidInput("wrong")).task, at_once=False)
+    failed = Starting(InvalidInput("wrong"))
+    await asyncio.wait([failed.task])
+    await _let_go(failed.task, at_once=True)
+
+
+async def test_who_waits_for_a_start_can_be_cancelled() -> None:
+    never: asyncio.Task[Any] = asyncio.create_task(asyncio.Event().wait())
+    waiting = asyncio.create_task(_let_go(never, at_once=False))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert never.cancelled()

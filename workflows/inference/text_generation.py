@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal
@@ -38,7 +37,7 @@ _SEED_BITS: Final = 53  # what every reader of JSON can tell apart
 # Shorter prompts are tokenized at once: a thread costs more than that.
 _SMALL_CHARS: Final = 8192
 # What this process takes where the model has one of its own.
-_SERVING_BYTES: Final = 400 << 20
+_SERVING_BYTES: Final = 300 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ class TransformersTextGenerationWorkflow(AsyncInferenceWorkflow[Generate, Genera
         root: Where models lie: a directory, or `package:name` for an installed Python package.
         sources: Where models come from, or a file that says it; see `workflows.models.sources`.
         dtype: Number format of the weights; by default the weights' own on a GPU and float32 on a CPU.
-        threads: CPU threads of this process; by default the whole cores that were given.
+        threads: CPU threads of the model; by default the whole cores that were given.
         max_new_tokens: No answer is longer than this, whatever was asked for.
         context_tokens: Prompt and answer together; by default what the model was trained for.
         concurrency: How many requests are worked on at once; each further one waits until another has ended.
@@ -128,12 +127,12 @@ class TransformersTextGenerationWorkflow(AsyncInferenceWorkflow[Generate, Genera
                 starting = asyncio.create_task(_thread_engine(torch, transformers, spec))
                 await asyncio.wait([starting])  # transformers does not like to be imported by two threads
             tokenizer, max_token_chars = await asyncio.to_thread(open_tokenizer, transformers, directory)
+            self._decoder = TokenizerDecoder(transformers, tokenizer)
+            self._engine = await starting
         except BaseException as error:
             if starting is not None:
                 await _let_go(starting, at_once=not isinstance(error, Exception))
             raise
-        self._engine = await starting
-        self._decoder = TokenizerDecoder(transformers, tokenizer)
         self._ends = self._engine.ends | ({tokenizer.eos_token_id} - {None})
         self._reading = asyncio.Lock()
         self._prompts = Prompts(
@@ -254,10 +253,16 @@ async def _thread_engine(torch: Any, transformers: Any, spec: EngineSpec) -> Eng
 
 
 async def _let_go(starting: asyncio.Task[Engine], *, at_once: bool) -> None:
-    """Stop an engine that is being started. What is wrong with its model says more than what else went wrong: unless this
-    is `at_once`, it is raised."""
+    """Stop an engine that is being started, or has been. What is wrong with its model says more than what else went wrong:
+    unless this is `at_once`, it is raised."""
     if at_once:
         starting.cancel()
-    with suppress(asyncio.CancelledError):
-        engine = await starting
-        await engine.stop()
+    try:
+        await asyncio.wait([starting])
+    finally:
+        starting.cancel()
+        (outcome,) = await asyncio.gather(starting, return_exceptions=True)
+        if not isinstance(outcome, BaseException):
+            await outcome.stop()
+    if not at_once and isinstance(outcome, Exception):
+        raise outcome

@@ -80,10 +80,18 @@ class _Host:
 
 async def _listen(line: EngineSocket, asked: asyncio.Queue[Any]) -> None:
     """Also while the model is being opened: whom nobody waits for any more does not finish that first."""
-    with suppress(ValueError):
+    try:
         while (message := await line.read()) is not None:
             asked.put_nowait(message)
+    except ValueError:
+        log.exception("what the workflow says cannot be read")
     os._exit(1)
+
+
+def _end_with(parent: int) -> None:
+    """Also where a fork of the workflow's process keeps the socket open."""
+    with suppress(AttributeError, OSError):  # not on Linux, or not permitted
+        asyncio.get_running_loop().add_reader(os.pidfd_open(parent), os._exit, 1)
 
 
 async def _open(spec: EngineSpec) -> ContinuousEngine | WorkflowError:
@@ -91,7 +99,8 @@ async def _open(spec: EngineSpec) -> ContinuousEngine | WorkflowError:
         engine = await asyncio.to_thread(open_engine, torch, transformers, spec)
         await engine.start()
     except Exception as error:
-        log.exception("the engine could not be started")
+        if error.__cause__ is not None or not isinstance(error, WorkflowError):  # what it says itself is told
+            log.exception("the engine could not be started")
         return error if isinstance(error, WorkflowError) else WorkflowError()
     gc.collect()
     gc.freeze()  # what is there by now stays
@@ -99,6 +108,7 @@ async def _open(spec: EngineSpec) -> ContinuousEngine | WorkflowError:
 
 
 async def _serve(end: int) -> None:
+    _end_with(os.getppid())
     line, asked = EngineSocket(Asked), asyncio.Queue[Any]()
     await line.open(socket.socket(fileno=end))
     listening = asyncio.create_task(_listen(line, asked))
@@ -115,7 +125,8 @@ async def _serve(end: int) -> None:
 
 def main() -> None:
     logging.basicConfig(format="%(asctime)s engine %(process)d %(levelname)s %(name)s: %(message)s")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who is at the terminal means the workflow, which ends this
+    for ending in (signal.SIGINT, signal.SIGTERM):  # whoever sends them to all means the workflow, which ends this
+        signal.signal(ending, signal.SIG_IGN)
     asyncio.run(_serve(int(sys.argv[1])))
 
 

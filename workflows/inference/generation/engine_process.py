@@ -47,19 +47,19 @@ class EngineProcess:
     async def start(self, spec: EngineSpec) -> Opened:
         """Start the process, and wait until its engine has started.
 
-        Raises what the engine's start raises, and WorkflowError where the process ends before it can say so.
+        Raises what the engine's start raises, and WorkflowError where there can be no process or it does not get so far.
         """
         near, far = socket.socketpair()
         with far:
-            self._process = _spawn(far.fileno())
+            try:
+                self._process = _spawn(far.fileno())
+            except OSError as cause:
+                near.close()
+                raise WorkflowError("the engine's process cannot be started; the log says why") from cause
         try:
             await self._socket.open(near)
             self._socket.send(Open(spec))
-            first = await self._socket.read()
-            if isinstance(first, Failed):
-                raise first.error
-            if not isinstance(first, Opened):
-                raise WorkflowError("the engine's process ended before it was ready; the log says why")
+            first = await self._first()
         except BaseException:
             await self._kill()
             raise
@@ -87,12 +87,25 @@ class EngineProcess:
         if self._reading is not None:
             await self._reading
 
+    async def _first(self) -> Opened:
+        try:
+            first = await self._socket.read()
+        except ValueError as cause:
+            raise WorkflowError("what the engine's process says cannot be read") from cause
+        if isinstance(first, Failed):
+            raise first.error
+        if first is None:
+            raise WorkflowError("the engine's process ended before it was ready; the log says why")
+        if not isinstance(first, Opened):
+            raise WorkflowError("what the engine's process says makes no sense")
+        return first
+
     async def _read(self) -> None:
         try:
             while (message := await self._socket.read()) is not None:
                 self._heard(message)
         except Exception:
-            log.exception("what the engine's process says cannot be read")
+            log.exception("the engine's process is given up")
         if not self._stopping:
             await self._kill()
             log.error("the engine's process has ended with exit status %s", self._process.returncode)
@@ -105,8 +118,10 @@ class EngineProcess:
 
 
 def _spawn(end: int) -> subprocess.Popen[bytes]:
-    """Finds modules where this process does. The end of the socket is left open in it, and nothing else."""
-    found = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
+    """Finds modules where this process does. Of its files and sockets, this end is left open in it, and what it prints to."""
+    found = os.pathsep.join(
+        str(Path(path).absolute()) for path in sys.path if isinstance(path, str) and Path(path).exists()
+    )
     return subprocess.Popen(  # noqa: S603 - this Python, with a module of ours
         [sys.executable, "-P", "-m", HOST, str(end)],
         pass_fds=[end],

@@ -84,9 +84,10 @@ class EngineSocket:
     """
 
     def __init__(self, kind: Any) -> None:
-        self._encoder = msgspec.msgpack.Encoder(enc_hook=_told)
-        self._decoder = msgspec.msgpack.Decoder(kind, dec_hook=_meant)
+        self._encoder = msgspec.msgpack.Encoder(enc_hook=_encoded)
+        self._decoder = msgspec.msgpack.Decoder(kind, dec_hook=_decoded)
         self._writer: asyncio.StreamWriter | None = None
+        self._gone = False
 
     async def open(self, connected: socket.socket) -> None:
         """Takes the socket over, also where this is given up."""
@@ -97,10 +98,11 @@ class EngineSocket:
             raise
 
     def send(self, message: Any) -> None:
-        """Of no effect once the other end is gone."""
+        """Of no effect once the other end is gone. Raises TypeError, ValueError or OverflowError for what cannot be said."""
         assert self._writer is not None  # it is open
         words = self._encoder.encode(message)
-        self._writer.write(len(words).to_bytes(_HEAD_BYTES, "little") + words)
+        if not (self._gone or self._writer.is_closing()):
+            self._writer.write(len(words).to_bytes(_HEAD_BYTES, "little") + words)
 
     async def read(self) -> Any:
         """The next message; None at the end. Raises ValueError for what is no message."""
@@ -110,6 +112,7 @@ class EngineSocket:
                 raise ValueError("a message that is too long")
             return self._decoder.decode(await self._reader.readexactly(length))
         except (asyncio.IncompleteReadError, ConnectionError):
+            self._gone = True
             return None
 
     async def close(self) -> None:
@@ -121,21 +124,22 @@ class EngineSocket:
 
     def abort(self) -> None:
         """Lets go of the socket at once."""
+        self._gone = True
         if self._writer is not None:
             self._writer.transport.abort()
 
 
-def _told(value: Any) -> Any:
+def _encoded(value: Any) -> Any:
     if isinstance(value, WorkflowError):
         return encode_error(value)
     if isinstance(value, Sampling):
         return value.model_dump()
-    raise TypeError(f"no {type(value).__name__} is told to an engine")
+    raise TypeError(f"{type(value).__name__} is nothing that an engine and its workflow tell each other")
 
 
-def _meant(kind: type[M], value: Any) -> M | WorkflowError | Sampling:
+def _decoded(kind: type[M], value: Any) -> M | WorkflowError | Sampling:
     if kind is WorkflowError:
         return decode_error(msgspec.convert(value, PlainError))
     if kind is Sampling:
-        return Sampling.model_validate(value)
-    raise TypeError(f"no {kind.__name__} is told to an engine")
+        return Sampling.model_construct(**value)  # which its workflow has checked
+    raise TypeError(f"{kind.__name__} is nothing that an engine and its workflow tell each other")

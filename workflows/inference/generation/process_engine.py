@@ -14,7 +14,7 @@ from workflows.errors import NotReady, WorkflowError
 from workflows.inference.generation.buffered_answer import BufferedAnswer
 from workflows.inference.generation.engine import News, Order
 from workflows.inference.generation.engine_process import EngineProcess
-from workflows.inference.generation.engine_wire import Begin, Close, Heard
+from workflows.inference.generation.engine_wire import Begin, Close, Heard, Opened
 from workflows.inference.generation.opening import EngineSpec
 
 __all__ = ["ProcessEngine"]
@@ -23,10 +23,10 @@ log = logging.getLogger(__name__)
 
 
 class ProcessEngine:
-    """See `Engine`. A process that ends by itself is replaced.
+    """See `Engine`. A process that ends by itself is replaced: at once, or when somebody asks if it had been of no use.
 
     What it had been asked for then fails, also what had not begun: the request that has ended one process, which nobody can
-    know, must not end the next one.
+    know, must not end the next one. A process that hangs is not noticed; who waits has a deadline.
     """
 
     def __init__(self, spec: EngineSpec) -> None:
@@ -34,9 +34,28 @@ class ProcessEngine:
         self._numbers = count()
         self._answers: dict[int, BufferedAnswer] = {}
         self._waiting: dict[int, Order] = {}
+        self._opened: Opened | None = None
         self._process: EngineProcess | None = None
         self._starting: asyncio.Task[None] | None = None
+        self._of_use = False
         self._stopped = False
+
+    @property
+    def context_tokens(self) -> int:
+        return self._known.context_tokens
+
+    @property
+    def vocabulary(self) -> int:
+        return self._known.vocabulary
+
+    @property
+    def ends(self) -> frozenset[int]:
+        return self._known.ends
+
+    @property
+    def _known(self) -> Opened:
+        assert self._opened is not None  # it has started
+        return self._opened
 
     async def start(self) -> None:
         """Raises what `open_engine` does."""
@@ -66,11 +85,18 @@ class ProcessEngine:
     def _ask(self) -> None:
         """Say what is wanted to the process, as soon as there is one."""
         if self._process is not None:
-            for number, order in self._waiting.items():
-                self._process.send(Begin(number, order))
-            self._waiting.clear()
+            while self._waiting:
+                number = next(iter(self._waiting))
+                self._begin(self._process, number, self._waiting.pop(number))
         elif self._waiting and self._starting is None:
             self._restart()
+
+    def _begin(self, process: EngineProcess, number: int, order: Order) -> None:
+        try:
+            process.send(Begin(number, order))
+        except (TypeError, ValueError, OverflowError):
+            log.exception("a request could not be told to the engine")
+            self._answers.pop(number).receive(News((), ended=True, error=WorkflowError()))
 
     def _close(self, number: int) -> None:
         """The reader of an answer has left."""
@@ -79,6 +105,7 @@ class ProcessEngine:
             self._process.send(Close(number))
 
     def _heard(self, message: Heard) -> None:
+        self._of_use = True
         for number, news in message.news:
             answer = self._answers.get(number)
             if answer is not None:
@@ -90,7 +117,8 @@ class ProcessEngine:
         if process is self._process:
             self._process = None
             self._fail([*self._answers], "the engine failed and is being restarted", may_have_run=True)
-            self._restart()
+            if self._of_use:
+                self._restart()
 
     def _restart(self) -> None:
         self._starting = asyncio.create_task(self._replace())
@@ -108,7 +136,12 @@ class ProcessEngine:
     async def _start_process(self) -> None:
         process = EngineProcess(self._heard, self._lost)
         opened = await process.start(self._spec)
-        self.context_tokens, self.vocabulary, self.ends = opened.context_tokens, opened.vocabulary, opened.ends
+        if self._opened is None:
+            self._opened = opened
+        elif opened.context_tokens < self._opened.context_tokens:  # prompts are measured by what the first one said
+            await process.stop()
+            raise WorkflowError("the engine has less memory than before")
+        self._of_use = False
         self._process = process
 
     def _fail(self, numbers: list[int], why: str, *, may_have_run: bool | None = None) -> None:
