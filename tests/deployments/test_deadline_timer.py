@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any
 
 import pytest
 
+from deployments.client import Item
 from deployments.deadline_timer import DeadlineTimer
+from deployments.runner import Runner
+from workflows import AsyncInferenceWorkflow, CallContext
+from workflows.errors import DeadlineExceeded, WorkflowError
 
 
 @pytest.fixture
@@ -85,3 +92,49 @@ async def test_work_that_does_not_let_itself_be_ended_has_its_result(timer: Dead
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
+
+
+# ---- in a stream -----------------------------------------------------------------------------------------------------
+
+
+class Stalls(AsyncInferenceWorkflow[int, int, int]):
+    """Gives as many chunks as asked for, and then nothing more; or a TimeoutError of its own, for 0."""
+
+    async def do_stream(self, preprocessed_data: int) -> AsyncGenerator[int]:
+        if not preprocessed_data:
+            raise TimeoutError
+        for number in range(preprocessed_data):
+            yield number
+        await asyncio.Event().wait()
+
+
+@pytest.fixture
+async def runner() -> AsyncIterator[Runner]:
+    made = Runner(Stalls(), "it")
+    await made.start()
+    yield made
+    await made.stop()
+
+
+async def read(runner: Runner, count: int, within_s: float) -> list[Any]:
+    """The chunks, and what the stream ended with."""
+    got: list[Any] = []
+    try:
+        async with aclosing(runner.stream(Item(count, CallContext("r", time.monotonic() + within_s)))) as groups:
+            async for group in groups:
+                got += group
+    except WorkflowError as error:
+        got.append(error)
+    return got
+
+
+async def test_a_stream_that_stalls_ends_at_its_deadline(runner: Runner) -> None:
+    *chunks, error = await read(runner, 3, within_s=0.2)
+    assert chunks == [0, 1, 2]
+    assert isinstance(error, DeadlineExceeded)
+    assert error.may_have_run
+
+
+async def test_a_timeout_of_the_workflows_own_is_no_deadline(runner: Runner) -> None:
+    (error,) = await read(runner, 0, within_s=3600.0)
+    assert (type(error), error.code) == (WorkflowError, "internal")

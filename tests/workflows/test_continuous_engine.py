@@ -276,22 +276,6 @@ async def test_memory_that_is_too_little_is_said_at_setup(root: Path) -> None:
         await workflow.asetup()
 
 
-async def test_who_is_still_there_at_teardown_hears_of_it(root: Path) -> None:
-    workflow = await TransformersTextGenerationWorkflow(
-        "llama", root=str(root), threads=1, engine="thread", concurrency=1
-    ).asetup()
-    stream = workflow.astream(asked([3], max_tokens=80))
-    await anext(stream)
-    waiting = asyncio.create_task(workflow.ainference(asked([4])))
-    await anext(stream)
-    await workflow.ateardown()
-    with pytest.raises(NotReady):
-        await waiting
-    with pytest.raises(NotReady):
-        async for _ in stream:
-            pass
-
-
 def test_a_process_that_forgets_to_tear_down_ends(root: Path) -> None:
     code = (
         "from workflows import TransformersTextGenerationWorkflow as W\n"

@@ -189,6 +189,7 @@ class Played:
     def __init__(self) -> None:
         self.told: dict[int, Callable[[News], None]] = {}
         self.closed: list[int] = []
+        self.stopped = False
 
     def begin(self, asked: Order, told: Callable[[News], None]) -> Any:
         first = asked.prompt[0]
@@ -199,6 +200,9 @@ class Played:
                 self.closed.append(first)
 
         return Running()
+
+    async def stop(self) -> None:
+        self.stopped = True
 
 
 async def test_the_host_begins_closes_and_says_all_of_a_step_at_once(lines: tuple[EngineSocket, EngineSocket]) -> None:
@@ -222,6 +226,7 @@ async def test_the_host_begins_closes_and_says_all_of_a_step_at_once(lines: tupl
     asked.put_nowait(Stop())
     await serving
     assert played.closed == [10]
+    assert played.stopped
 
 
 # ---- the line itself -------------------------------------------------------------------------------------------------

@@ -185,9 +185,10 @@ async def test_a_process_that_cannot_be_replaced_is_tried_again(
     assert (await workflow.ainference(asked([3]))).usage.completion_tokens > 0
 
 
-async def test_who_is_still_there_at_teardown_hears_of_it(root: Path) -> None:
-    workflow = await made(root, concurrency=1).asetup()
-    pid = process_of(workflow)
+@pytest.mark.parametrize("engine", ["process", "thread"])
+async def test_who_is_still_there_at_teardown_hears_of_it(root: Path, engine: Any) -> None:
+    before = children()
+    workflow = await made(root, engine=engine, concurrency=1).asetup()
     stream = workflow.astream(asked([3], max_tokens=80))
     await anext(stream)
     waiting = asyncio.create_task(workflow.ainference(asked([4])))
@@ -198,7 +199,7 @@ async def test_who_is_still_there_at_teardown_hears_of_it(root: Path) -> None:
     with pytest.raises(NotReady):
         async for _ in stream:
             pass
-    assert ended(pid)
+    assert children() == before
 
 
 @pytest.mark.parametrize("engine", ["process", "thread"])

@@ -70,9 +70,8 @@ class ContinuousEngine:
         self._stopped = False
 
     async def start(self) -> None:
-        """Raises WorkflowError where the model cannot be run like this."""
+        """Once. Raises WorkflowError where the model cannot be run like this."""
         self._loop = asyncio.get_running_loop()
-        self._stopped = False
         self._manager = await asyncio.to_thread(self._open)
         context = self._manager.rooms.longest(self.context_tokens)
         if context < self.context_tokens:

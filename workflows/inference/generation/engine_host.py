@@ -51,7 +51,7 @@ class _Host:
         self._news: list[tuple[int, News]] = []
 
     async def serve(self, asked: asyncio.Queue[Any]) -> None:
-        """Until it is told to stop."""
+        """Until it is told to stop, and then stop the engine."""
         while not isinstance(message := await asked.get(), Stop):
             match message:
                 case Begin():
@@ -60,6 +60,7 @@ class _Host:
                     running = self._running.pop(message.number, None)
                     if running is not None:
                         running.close()
+        await self._engine.stop()
 
     def _begin(self, message: Begin) -> None:
         self._running[message.number] = self._engine.begin(message.order, partial(self._told, message.number))
@@ -120,7 +121,6 @@ async def _serve(end: int) -> None:
     else:
         line.send(Opened(opened.context_tokens, opened.vocabulary, opened.ends))
         await _Host(line, opened).serve(asked)
-        await opened.stop()
     listening.cancel()
     await line.close()
 

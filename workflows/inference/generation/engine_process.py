@@ -1,7 +1,7 @@
 """One engine's process, from its start to its end. Knows no requests, only messages.
 
 It is a Python of its own, and no copy of this one: a fork would have locks that threads of this process hold, and none of
-those threads. It ends with the socket to it, so that it outlives nobody, however this process ends.
+those threads. It ends with the socket to it or with this process, whichever is first, so that it outlives nobody.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class EngineProcess:
             log.exception("the engine's process is given up")
         if not self._stopping:
             await self._kill()
-            log.error("the engine's process has ended with exit status %s", self._process.returncode)
+            log.error("the engine's process %d has ended with exit status %s", self.pid, self._process.returncode)
             self._lost(self)
 
     async def _kill(self) -> None:

@@ -58,8 +58,7 @@ class ProcessEngine:
         return self._opened
 
     async def start(self) -> None:
-        """Raises what `open_engine` does."""
-        self._stopped = False
+        """Once. Raises what `open_engine` does, and WorkflowError where there can be no process."""
         await self._start_process()
 
     def answer(self, order: Order) -> BufferedAnswer:
@@ -116,7 +115,7 @@ class ProcessEngine:
     def _lost(self, process: EngineProcess) -> None:
         if process is self._process:
             self._process = None
-            self._fail([*self._answers], "the engine failed and is being restarted", may_have_run=True)
+            self._fail(list(self._answers), "the engine failed and is being restarted")
             if self._of_use:
                 self._restart()
 
@@ -144,8 +143,9 @@ class ProcessEngine:
         self._of_use = False
         self._process = process
 
-    def _fail(self, numbers: list[int], why: str, *, may_have_run: bool | None = None) -> None:
+    def _fail(self, numbers: list[int], why: str) -> None:
+        """What no process was asked for has not run, the rest may have."""
         for number in numbers:
             waited = self._waiting.pop(number, None) is not None
-            error: WorkflowError = NotReady(why, may_have_run=not waited if may_have_run is None else may_have_run)
+            error = NotReady(why, may_have_run=not waited)
             self._answers.pop(number).receive(News((), ended=True, error=error))
