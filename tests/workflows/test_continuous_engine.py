@@ -159,6 +159,25 @@ async def test_scores_that_are_no_numbers_fail_one_request_alone(opened: Opened)
     assert left_behind(workflow) == []
 
 
+async def test_keys_that_are_no_numbers_fail_one_request_alone(opened: Opened) -> None:
+    workflow = await opened()
+
+    def spoil(_: Any, args: Any, output: Any) -> Any:
+        """No number in anything that is known of MARK."""
+        return output.masked_fill(args[0].unsqueeze(-1) == MARK, float("nan"))
+
+    expected = [tokens_of(await workflow.ainference(asked([place]))) for place in (3, 4)]
+    hook = model_of(workflow).get_input_embeddings().register_forward_hook(spoil)
+    outcomes = await workflow.ainference_batch([asked([3]), asked([MARK] * 40), asked([9, MARK, 9]), asked([4])])
+    assert [tokens_of(outcomes[place]) for place in (0, 3)] == expected
+    assert [type(outcomes[place]) for place in (1, 2)] == [BadOutput, BadOutput]
+    hook.remove()
+    # Where those had been, others are now.
+    wishes = [asked([place] * 80) for place in range(10, 18)]
+    assert {type(outcome) for outcome in await workflow.ainference_batch(wishes)} == {Generated}
+    assert left_behind(workflow) == []
+
+
 async def test_many_prompts_at_once_leave_the_loop_to_others(opened: Opened) -> None:
     workflow = await opened()
     turns = 0

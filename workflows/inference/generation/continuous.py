@@ -180,6 +180,7 @@ class ContinuousEngine:
     def _open(self) -> Manager:
         """On any thread but the loop's."""
         return Manager(
+            self._torch,
             self._transformers,
             self._model,
             self._size,

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from workflows.errors import WorkflowError
+from workflows.inference.generation.attention import SDPA, takes_own_keys, use_own_keys
 from workflows.inference.generation.cache_size import CacheSize
 from workflows.inference.generation.engine import Order
 from workflows.inference.generation.rooms import Rooms
@@ -38,6 +39,7 @@ class Manager:
 
     def __init__(
         self,
+        torch: Any,
         transformers: Any,
         model: Any,
         size: CacheSize,
@@ -67,7 +69,12 @@ class Manager:
         try:
             if _can_flash(transformers, model):
                 model.set_attn_implementation("flash_attention_2")
+            own_keys = takes_own_keys(model)
+            if own_keys:  # the manager looks at this name when it is made, and would refuse ours
+                model.set_attn_implementation(SDPA)
             self._manager = model.init_continuous_batching(plain, config)
+            if own_keys:
+                use_own_keys(torch, transformers, model)
             self._manager.logit_processor = self._rows
             self._manager.output_router = _Outputs(loop, delivered, self, died)
             self._manager.warmup()  # makes the cache, here, where what is wrong with it can be raised

@@ -1,0 +1,257 @@
+"""Attention over a paged cache in which every token meets the keys of its own request alone.
+
+The manager's own (`sdpa`) multiplies the tokens of all requests with the keys of all requests and masks the rest away: the
+cost grows with the square of the requests, and what is no number in one request's keys reaches the others. Here requests
+that read one token each (decoding) are computed together, their keys padded to the longest among them, and every piece of a
+prompt by itself.
+
+transformers calls it by name, through its `AttentionInterface`. It runs on the engine's thread.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+from workflows.errors import WorkflowError
+
+__all__ = ["OWN_KEYS", "SDPA", "takes_own_keys", "use_own_keys"]
+
+OWN_KEYS: Final = "own_keys"
+SDPA: Final = "sdpa"
+# Requests are computed together while less than half of their keys is padding; short ones always, since a call costs as much.
+_SHORT: Final = 128
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Requests that are computed together.
+
+    Attributes:
+        rows: How many they are.
+        queries: Tokens of each.
+        keys: Of each, with its padding.
+        first_query: Where its tokens begin, in the step's order.
+        first_key: Where its keys begin, among those that are read.
+        mask: What is added to the scores, shape (rows, 1, queries, keys); None where all keys are seen, or all up to a
+            token's own place.
+    """
+
+    rows: int
+    queries: int
+    keys: int
+    first_query: int
+    first_key: int
+    mask: Any | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A step of the layers that share an allocator.
+
+    Attributes:
+        order: Where each token is taken from, so that parts lie together; None where they do. `back` is its inverse.
+        read: Which places of the cache are read, padding among them.
+        write: Which places of the cache the tokens' own keys and values go to.
+    """
+
+    parts: tuple[_Part, ...]
+    order: Any | None
+    back: Any | None
+    read: Any
+    write: Any
+
+
+class _OwnKeys:
+    """Has the signature of transformers' attention functions. Keeps the plans of each cache's last step."""
+
+    def __init__(self, torch: Any) -> None:
+        self._torch = torch
+        self._steps: WeakKeyDictionary[Any, tuple[Any, dict[int, _Plan]]] = WeakKeyDictionary()
+
+    def __call__(
+        self,
+        module: Any,
+        query: Any,
+        key: Any,
+        value: Any,
+        attention_mask: Any,
+        dropout: float = 0.0,
+        scaling: float | None = None,
+        *,
+        cache: Any,
+        **step: Any,
+    ) -> tuple[Any, None]:
+        """Attention of one layer, shapes (1, heads, tokens, head_dim); the answer's is (1, tokens, heads, head_dim).
+
+        Raises WorkflowError: the model's attention has something that this one has not.
+        """
+        for unknown in ("position_bias", "s_aux", "softcap"):
+            if step.get(unknown) is not None:
+                raise WorkflowError(f"{type(module).__name__} wants {unknown}, which continuous batching has not")
+        allocator = cache.layer_to_allocator[module.layer_idx]
+        plan = self._plan_of(cache, allocator, step, query)
+        query, key, value = query[0], key[0], value[0]
+        if plan.order is not None:
+            query, key, value = (each.index_select(1, plan.order) for each in (query, key, value))
+        keys, values = allocator.update(
+            key.transpose(0, 1), value.transpose(0, 1), module.layer_idx, plan.read, plan.write
+        )
+        answers = [self._attend(part, query, keys, values, scaling) for part in plan.parts]
+        answer = answers[0] if len(answers) == 1 else self._torch.cat(answers)
+        if plan.back is not None:
+            answer = answer.index_select(0, plan.back)
+        return answer.unsqueeze(0), None
+
+    def _attend(self, part: _Part, query: Any, keys: Any, values: Any, scaling: float | None) -> Any:
+        """Shape (tokens, heads, head_dim)."""
+        heads, _, head_dim = query.shape
+        kv_heads = keys.shape[1]
+        own = query.narrow(1, part.first_query, part.rows * part.queries)
+        own = own.unflatten(1, (part.rows, part.queries)).transpose(0, 1)
+        known, shown = (
+            each.narrow(0, part.first_key, part.rows * part.keys).unflatten(0, (part.rows, part.keys)).transpose(1, 2)
+            for each in (keys, values)
+        )
+        if kv_heads != heads:
+            share = heads // kv_heads
+            if part.queries == 1:  # heads that share keys stand as tokens that do
+                own = own.reshape(part.rows, kv_heads, share, head_dim)
+            else:
+                known, shown = (each.repeat_interleave(share, 1) for each in (known, shown))
+        answer = self._torch.nn.functional.scaled_dot_product_attention(
+            own,
+            known,
+            shown,
+            attn_mask=part.mask,
+            is_causal=part.mask is None and part.queries > 1,
+            scale=scaling,
+        )
+        answer = answer.reshape(part.rows, heads, part.queries, -1).transpose(1, 2)
+        return answer.reshape(part.rows * part.queries, heads, -1)
+
+    def _plan_of(self, cache: Any, allocator: Any, step: dict[str, Any], query: Any) -> _Plan:
+        """The same for all layers of an allocator: `read_index` is one list for a whole step."""
+        of, plans = self._steps.get(cache, (None, {}))
+        if of is not step["read_index"]:
+            of, plans = step["read_index"], {}
+            self._steps[cache] = of, plans
+        plan = plans.get(allocator.index)
+        if plan is None:
+            plan = plans[allocator.index] = _Planner(self._torch, allocator, step, query).plan()
+        return plan
+
+
+class _Planner:
+    """Makes one `_Plan`."""
+
+    def __init__(self, torch: Any, allocator: Any, step: dict[str, Any], query: Any) -> None:
+        self._torch = torch
+        self._device, self._dtype = query.device, query.dtype
+        self._window: int | None = getattr(allocator, "sliding_window", None)
+        self._padding: int = allocator.read_trash_index  # holds zeros, and is never written to
+        self._read = step["read_index"][allocator.index]
+        self._write = step["write_index"][allocator.index]
+        self._queries_at: list[int] = step["cu_seq_lens_q"].tolist()
+        self._keys_at: list[int] = step["cu_seq_lens_k"][allocator.layer_type].tolist()
+        self._queries = [end - start for start, end in pairwise(self._queries_at)]
+        self._keys = [end - start for start, end in pairwise(self._keys_at)]
+
+    def plan(self) -> _Plan:
+        groups = self._groups()
+        rows = [row for group in groups for row in group]
+        order = None if rows == sorted(rows) else self._tokens_of(rows)
+        first_queries = accumulate((len(group) * self._queries[group[0]] for group in groups), initial=0)
+        first_keys = accumulate((len(group) * self._longest(group) for group in groups), initial=0)
+        return _Plan(
+            tuple(map(self._part, groups, first_queries, first_keys)),
+            order,
+            None if order is None else order.argsort(),
+            self._read if self._nothing_cached() else self._torch.cat([self._padded(group) for group in groups]),
+            self._write if order is None else self._write.index_select(0, order),
+        )
+
+    def _nothing_cached(self) -> bool:
+        """Then no cache is read, and the keys are those of the step's own tokens."""
+        return self._read.numel() == 0
+
+    def _groups(self) -> list[list[int]]:
+        """Requests that are computed together, by their places in the step."""
+        if self._nothing_cached():
+            return [[row] for row in range(len(self._queries))]
+        groups: list[list[int]] = []
+        most = 0
+        for row in sorted(self._decoding(), key=self._keys.__getitem__, reverse=True):
+            if not groups or max(2 * self._keys[row], _SHORT) < most:
+                groups.append([])
+                most = self._keys[row]
+            groups[-1].append(row)
+        # Those of one group stay in the step's order, which then is often the order of all.
+        together = [sorted(group) for group in groups]
+        return together + [[row] for row, queries in enumerate(self._queries) if queries > 1]
+
+    def _decoding(self) -> list[int]:
+        return [row for row, queries in enumerate(self._queries) if queries == 1]
+
+    def _longest(self, group: list[int]) -> int:
+        return max(self._keys[row] for row in group)
+
+    def _tokens_of(self, rows: list[int]) -> Any:
+        tokens = [token for row in rows for token in range(self._queries_at[row], self._queries_at[row + 1])]
+        return self._torch.tensor(tokens, device=self._device)
+
+    def _padded(self, group: list[int]) -> Any:
+        """Where the keys of a group are, request after request, each with padding after it."""
+        reads = [self._read[self._keys_at[row] : self._keys_at[row + 1]] for row in group]
+        if len(reads) == 1:
+            return reads[0]
+        padded = self._torch.nn.utils.rnn.pad_sequence(reads, batch_first=True, padding_value=self._padding)
+        return padded.flatten()
+
+    def _part(self, group: list[int], first_query: int, first_key: int) -> _Part:
+        queries, keys = self._queries[group[0]], self._longest(group)
+        mask = self._mask_of_padding(group, keys) if len(group) > 1 else self._mask_of_prompt(queries, keys)
+        return _Part(len(group), queries, keys, first_query, first_key, mask)
+
+    def _mask_of_padding(self, group: list[int], keys: int) -> Any | None:
+        known = [self._keys[row] for row in group]
+        if min(known) == keys:
+            return None
+        places = self._torch.arange(keys, device=self._device)
+        hidden = places >= self._torch.tensor(known, device=self._device).unsqueeze(1)
+        return self._hide(hidden[:, None, None, :])
+
+    def _mask_of_prompt(self, queries: int, keys: int) -> Any | None:
+        """A token sees what was before it and itself, as far back as the window goes."""
+        earlier = keys - queries
+        window = self._window if self._window is not None and self._window < keys else None
+        if queries == 1 or (not earlier and window is None):
+            return None
+        own = self._torch.arange(earlier, keys, device=self._device).unsqueeze(1)
+        places = self._torch.arange(keys, device=self._device)
+        hidden = places > own
+        if window is not None:
+            hidden |= places <= own - window
+        return self._hide(hidden[None, None])
+
+    def _hide(self, hidden: Any) -> Any:
+        mask = self._torch.zeros(hidden.shape, dtype=self._dtype, device=self._device)
+        return mask.masked_fill_(hidden, float("-inf"))
+
+
+def takes_own_keys(model: Any) -> bool:
+    """Whether this model can run with this attention: those that take transformers' `sdpa` can. On CPUs; not tried elsewhere."""
+    return (
+        model.device.type == "cpu"
+        and model.config._attn_implementation in (SDPA, OWN_KEYS)
+        and bool(model._can_set_attn_implementation())
+    )
+
+
+def use_own_keys(torch: Any, transformers: Any, model: Any) -> None:
+    """Let the model run with this attention. It makes no masks then."""
+    if OWN_KEYS not in transformers.AttentionInterface().valid_keys():
+        transformers.AttentionInterface.register(OWN_KEYS, _OwnKeys(torch))
+    model.set_attn_implementation(OWN_KEYS)
