@@ -67,9 +67,7 @@ class Step:
         """What of each request is read: all, or as far back as the first new token sees."""
         if self.window is None:
             return self.own
-        return [
-            own[max(0, known - self.window + 1) :] for (known, _), own in zip(self.requests, self.own, strict=True)
-        ]
+        return [own[max(0, known - self.window + 1) :] for (known, _), own in zip(self.requests, self.own, strict=True)]
 
     def arguments(self) -> dict[str, Any]:
         read, cached = self.read(), any(known for known, _ in self.requests)
@@ -80,15 +78,13 @@ class Step:
             },
             "read_index": [torch.tensor([place for own in read for place in own] if cached else [], dtype=torch.int64)],
             "write_index": [
-                torch.tensor(
-                    [p for (known, _), own in zip(self.requests, self.own, strict=True) for p in own[known:]]
-                )
+                torch.tensor([p for (known, _), own in zip(self.requests, self.own, strict=True) for p in own[known:]])
             ],
         }
 
     def expected(self) -> Any:
         """Token by token, after the step has been made, shape (1, tokens, heads, HEAD_DIM)."""
-        answers = []
+        answers: list[Any] = []
         for (known, new), own in zip(self.requests, self.own, strict=True):
             for token in range(known, known + new):
                 first = 0 if self.window is None else max(0, token - self.window + 1)
@@ -104,7 +100,15 @@ class Step:
 def run(step: Step, attention: _OwnKeys | None = None) -> Any:
     attention = attention or _OwnKeys(torch)
     answer, nothing = attention(
-        Module, step.query, step.key, step.value, None, scaling=0.5, cache=step.cache, is_causal=True, **step.arguments()
+        Module,
+        step.query,
+        step.key,
+        step.value,
+        None,
+        scaling=0.5,
+        cache=step.cache,
+        is_causal=True,
+        **step.arguments(),
     )
     assert nothing is None
     return answer
@@ -176,4 +180,6 @@ def test_a_plan_is_made_once_for_a_step_and_anew_for_the_next(monkeypatch: pytes
 def test_what_it_has_not_is_refused(wish: str) -> None:
     step = Step([(5, 1)], 2, 2, None)
     with pytest.raises(WorkflowError, match=wish):
-        _OwnKeys(torch)(Module, step.query, step.key, step.value, None, cache=step.cache, **{wish: 1.0}, **step.arguments())
+        _OwnKeys(torch)(
+            Module, step.query, step.key, step.value, None, cache=step.cache, **{wish: 1.0}, **step.arguments()
+        )

@@ -11,7 +11,7 @@ transformers calls it by name, through its `AttentionInterface`. It runs on the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -162,28 +162,33 @@ class _Planner:
     def plan(self) -> _Plan:
         groups = self._groups()
         rows = [row for group in groups for row in group]
-        order = None if rows == sorted(rows) else self._tokens_of(rows)
-        first_queries = accumulate((len(group) * self._queries[group[0]] for group in groups), initial=0)
-        first_keys = accumulate((len(group) * self._longest(group) for group in groups), initial=0)
+        order = None if rows == list(range(len(rows))) else self._tokens_of(rows)
+        parts, reads = [], []
+        first_query = first_key = 0
+        for group in groups:
+            count, queries = len(group), self._queries[group[0]]
+            keys = max(self._keys[row] for row in group)
+            read, mask = self._together(group, keys) if count > 1 else self._alone(group[0])
+            parts.append(_Part(count, queries, keys, first_query, first_key, mask))
+            reads.append(read)
+            first_query += count * queries
+            first_key += count * keys
         return _Plan(
-            tuple(map(self._part, groups, first_queries, first_keys)),
+            tuple(parts),
             order,
             None if order is None else order.argsort(),
-            self._read if self._nothing_cached() else self._torch.cat([self._padded(group) for group in groups]),
+            reads[0] if len(reads) == 1 else self._torch.cat(reads),
             self._write if order is None else self._write.index_select(0, order),
         )
 
-    def _nothing_cached(self) -> bool:
-        """Then no cache is read, and the keys are those of the step's own tokens."""
-        return self._read.numel() == 0
-
     def _groups(self) -> list[list[int]]:
         """Requests that are computed together, by their places in the step."""
-        if self._nothing_cached():
+        if self._read.numel() == 0:  # nothing is cached: the keys are those of the step's own tokens, as they lie
             return [[row] for row in range(len(self._queries))]
+        decoding = [row for row, queries in enumerate(self._queries) if queries == 1]
         groups: list[list[int]] = []
         most = 0
-        for row in sorted(self._decoding(), key=self._keys.__getitem__, reverse=True):
+        for row in sorted(decoding, key=self._keys.__getitem__, reverse=True):
             if not groups or max(2 * self._keys[row], _SHORT) < most:
                 groups.append([])
                 most = self._keys[row]
@@ -192,57 +197,45 @@ class _Planner:
         together = [sorted(group) for group in groups]
         return together + [[row] for row, queries in enumerate(self._queries) if queries > 1]
 
-    def _decoding(self) -> list[int]:
-        return [row for row, queries in enumerate(self._queries) if queries == 1]
-
-    def _longest(self, group: list[int]) -> int:
-        return max(self._keys[row] for row in group)
-
     def _tokens_of(self, rows: list[int]) -> Any:
         tokens = [token for row in rows for token in range(self._queries_at[row], self._queries_at[row + 1])]
         return self._torch.tensor(tokens, device=self._device)
 
-    def _padded(self, group: list[int]) -> Any:
-        """Where the keys of a group are, request after request, each with padding after it."""
-        reads = [self._read[self._keys_at[row] : self._keys_at[row + 1]] for row in group]
-        if len(reads) == 1:
-            return reads[0]
-        padded = self._torch.nn.utils.rnn.pad_sequence(reads, batch_first=True, padding_value=self._padding)
-        return padded.flatten()
-
-    def _part(self, group: list[int], first_query: int, first_key: int) -> _Part:
-        queries, keys = self._queries[group[0]], self._longest(group)
-        mask = self._mask_of_padding(group, keys) if len(group) > 1 else self._mask_of_prompt(queries, keys)
-        return _Part(len(group), queries, keys, first_query, first_key, mask)
-
-    def _mask_of_padding(self, group: list[int], keys: int) -> Any | None:
-        known = [self._keys[row] for row in group]
-        if min(known) == keys:
-            return None
+    def _together(self, group: list[int], keys: int) -> tuple[Any, Any]:
+        """Where the keys of a group are, `keys` of each request with padding after its own, and what hides the padding."""
+        known = self._torch.tensor([self._keys[row] for row in group], device=self._device)
+        first = self._torch.tensor([self._keys_at[row] for row in group], device=self._device)
         places = self._torch.arange(keys, device=self._device)
-        hidden = places >= self._torch.tensor(known, device=self._device).unsqueeze(1)
-        return self._hide(hidden[:, None, None, :])
+        padding = places >= known[:, None]
+        from_read = (first[:, None] + places).masked_fill_(padding, 0)
+        read = self._read[from_read].masked_fill_(padding, self._padding)
+        return read.flatten(), self._hiding(padding[:, None, None, :])
 
-    def _mask_of_prompt(self, queries: int, keys: int) -> Any | None:
-        """A token sees what was before it and itself, as far back as the window goes."""
+    def _alone(self, row: int) -> tuple[Any, Any | None]:
+        """Where the keys of one request are, and what hides those that a token does not see.
+
+        It sees itself and what was before it, as far back as the window goes.
+        """
+        read = self._read[self._keys_at[row] : self._keys_at[row + 1]]
+        queries, keys = self._queries[row], self._keys[row]
         earlier = keys - queries
         window = self._window if self._window is not None and self._window < keys else None
         if queries == 1 or (not earlier and window is None):
-            return None
-        own = self._torch.arange(earlier, keys, device=self._device).unsqueeze(1)
+            return read, None
+        own = self._torch.arange(earlier, keys, device=self._device)[:, None]
         places = self._torch.arange(keys, device=self._device)
         hidden = places > own
         if window is not None:
             hidden |= places <= own - window
-        return self._hide(hidden[None, None])
+        return read, self._hiding(hidden[None, None])
 
-    def _hide(self, hidden: Any) -> Any:
+    def _hiding(self, hidden: Any) -> Any:
         mask = self._torch.zeros(hidden.shape, dtype=self._dtype, device=self._device)
         return mask.masked_fill_(hidden, float("-inf"))
 
 
 def takes_own_keys(model: Any) -> bool:
-    """Whether this model can run with this attention: those that take transformers' `sdpa` can. On CPUs; not tried elsewhere."""
+    """Whether this model can run with this attention: on CPUs (not tried elsewhere), those that take transformers' `sdpa`."""
     return (
         model.device.type == "cpu"
         and model.config._attn_implementation in (SDPA, OWN_KEYS)

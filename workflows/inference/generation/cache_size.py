@@ -85,9 +85,10 @@ def cache_size(
     """
     page_tokens = _PAGE_TOKENS[device]
     step = max(step_tokens or _PREFILL_TOKENS[device] + concurrency, concurrency)
-    # Keys and values are kept in every layer; in one layer at a time they are gathered for the attention.
+    # Keys and values are kept in every layer; in one layer at a time they are gathered for the attention, with at most
+    # as much padding, and once more for every head of queries where heads share them.
     kept = 2 * shape.layers * shape.kv_heads * shape.head_dim * shape.itemsize
-    gathered = (2 * shape.heads + shape.kv_heads) * shape.head_dim * shape.itemsize
+    gathered = (2 * shape.heads + 4 * shape.kv_heads) * shape.head_dim * shape.itemsize
     masked = shape.masks * step * shape.itemsize
     scores = 4 * 4 * concurrency * shape.vocabulary
     room = (budget - scores - step * (gathered + masked)) // (kept + gathered + masked) // page_tokens
