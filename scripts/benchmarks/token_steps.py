@@ -63,7 +63,7 @@ async def _serve(end: int) -> None:
     assert isinstance(first, Open)
     tokenizer = Tokenizer.from_file(str(Path(first.spec.directory) / "tokenizer.json"))
     steps = _Steps(line, tokenizer.encode(_TEXT, add_special_tokens=False).ids)
-    line.send(Opened(context_tokens=1 << 20, vocabulary=tokenizer.get_vocab_size(), ends=frozenset()))
+    line.send(Opened(context_tokens=1 << 20, vocabulary=tokenizer.get_vocab_size(), ends=frozenset(), device="cpu"))
     running = asyncio.create_task(steps.run(float(os.environ[STEP_MS]) / 1e3))
     while not isinstance(message := await line.read(), Stop | None):
         steps.heard(message)

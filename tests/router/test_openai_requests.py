@@ -209,6 +209,18 @@ async def test_prompts_and_answers_together_are_no_more_than_a_batch_may_hold() 
     assert (await house.post(TEXT, {**body, "n": 3})).status_code == 200
 
 
+async def test_biases_are_bounded_over_all_answers_of_a_request() -> None:
+    house = House()
+    body = {"model": "gpt", "prompt": ["a"] * 64, "logit_bias": {f"{token}": 1 for token in range(1024)}}
+    assert (await house.post(TEXT, body)).status_code == 200
+    for more in ({"prompt": ["a"] * 65}, {"n": 2}):
+        error = (await house.post(TEXT, {**body, **more})).json()["error"]
+        assert (error["param"], error["message"]) == (
+            "logit_bias",
+            "logit_bias: no more than 65536 for all answers of one request",
+        )
+
+
 @pytest.mark.parametrize(("path", "name"), [(TEXT, "prompt"), (EMBED, "input")])
 @pytest.mark.parametrize("member", ["a", [1]])
 async def test_of_too_many_texts_none_is_looked_at(path: str, name: str, member: Any) -> None:

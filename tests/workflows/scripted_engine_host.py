@@ -26,7 +26,7 @@ async def _serve(end: int) -> None:
     await line.open(socket.socket(fileno=end))
     await line.read()
     context = os.environ.get("SCRIPTED_CONTEXT", "96")
-    line.send(Opened(int(context), vocabulary=290, ends=frozenset()) if context.isdigit() else context)
+    line.send(Opened(int(context), vocabulary=290, ends=frozenset(), device="cpu") if context.isdigit() else context)
     running: list[int] = []
     while (message := await line.read()) is not None:
         match message:

@@ -77,9 +77,7 @@ def test_text_generation(tmp_path: Path, engine: Any) -> None:
     check_workflow(workflow, Generate(prompt=PROMPT, sampling=sampling))
     workflow.setup()
     assert workflow.inference(Generate(prompt=PROMPT, sampling=sampling)).usage.completion_tokens > 0
-    if engine == "thread":
-        opened: Any = workflow._engine
-        assert opened._device.type == "cuda"
+    assert workflow._engine.device == "cuda:0"
     together = workflow.inference_batch(
         [Generate(prompt=PROMPT * (1 + place), sampling=sampling) for place in range(4)]
     )

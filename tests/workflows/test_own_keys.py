@@ -176,10 +176,15 @@ def test_a_plan_is_made_once_for_a_step_and_anew_for_the_next(monkeypatch: pytes
     torch.testing.assert_close(run(longer, attention), longer.expected())
 
 
-@pytest.mark.parametrize("wish", ["softcap", "position_bias", "s_aux"])
+@pytest.mark.parametrize("wish", ["softcap", "position_bias", "s_aux", "attention_mask"])
 def test_what_it_has_not_is_refused(wish: str) -> None:
     step = Step([(5, 1)], 2, 2, None)
+    given = {"attention_mask": None, **step.arguments(), wish: torch.zeros(1)}
     with pytest.raises(WorkflowError, match=wish):
-        _OwnKeys(torch)(
-            Module, step.query, step.key, step.value, None, cache=step.cache, **{wish: 1.0}, **step.arguments()
-        )
+        _OwnKeys(torch)(Module, step.query, step.key, step.value, cache=step.cache, **given)
+
+
+def test_a_model_that_does_not_pass_the_cache_on_is_named() -> None:
+    step = Step([(5, 1)], 2, 2, None)
+    with pytest.raises(WorkflowError, match="does not tell"):
+        _OwnKeys(torch)(Module, step.query, step.key, step.value, None)

@@ -81,6 +81,10 @@ def ended(pid: int) -> bool:
         os.close(end)
 
 
+def test_it_says_what_its_model_is_on(served: TransformersTextGenerationWorkflow) -> None:
+    assert served._engine.device == "cpu"
+
+
 def test_the_answers_are_those_of_an_engine_on_a_thread(root: Path, served: TransformersTextGenerationWorkflow) -> None:
     texts = prompts(6, seed=1)
     drawn = {"temperature": 1.0, "top_p": 0.9, "repetition_penalty": 1.2, "logit_bias": {"5": 2.0}, "min_tokens": 3}

@@ -24,6 +24,19 @@ _TOKENIZER_FILES: Final = ("*.json", "*.txt", "*.model", "*.jinja")
 
 T = TypeVar("T")
 
+
+def _letters() -> list[str]:
+    """How GPT-2's vocabulary writes each byte: itself where it is to be seen, the others as the letters from U+0100 on.
+
+    After `bytes_to_unicode` of https://github.com/openai/gpt-2/blob/master/src/encoder.py.
+    """
+    seen = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte if byte in seen else next(others)) for byte in range(0x100)]
+
+
+_LETTERS: Final = _letters()
+
 _SMALL_CHARS: Final = 8192  # shorter texts are counted at once: a thread costs more than that
 _GUESSED_BYTES: Final = 4  # of a token, in English and in most programs
 _HALF: Final = "\ufffd"  # of a character that a token has only a part of
@@ -97,12 +110,23 @@ class TokenCounter:
         """How many tokens a text has; `specials` adds those that the tokenizer lays around a prompt."""
         return await _somewhere(len(text), self._text, text, specials)
 
-    def id_of(self, token: str) -> int | None:
-        """Of one token, by its text; None without a tokenizer, and for a text that is none of its tokens by itself."""
-        if self._tokenizer is None or _HALF in token:
+    def id_of(self, token: str, raw: bytes | None = None) -> int | None:
+        """Of one token, by its text, or where that is half a character by its bytes.
+
+        None without a tokenizer, and for what is none of its tokens by itself.
+        """
+        if self._tokenizer is None:
             return None
+        if _HALF in token:
+            return None if raw is None else self._id_of_bytes(raw)
         found: list[int] = self._tokenizer(token, add_special_tokens=False, verbose=False)["input_ids"]
         return found[0] if len(found) == 1 else None
+
+    def _id_of_bytes(self, raw: bytes) -> int | None:
+        """As vocabularies of bytes write them: in GPT-2's letters, or a single byte by its number."""
+        vocabulary: dict[str, int] = self._tokenizer.get_vocab()
+        found = vocabulary.get("".join(_LETTERS[byte] for byte in raw))
+        return vocabulary.get(f"<0x{raw[0]:02X}>") if found is None and len(raw) == 1 else found
 
     def _text(self, text: str, specials: bool) -> int:
         if self._tokenizer is None:

@@ -90,3 +90,23 @@ async def test_without_a_tokenizer_it_is_a_guess_and_says_so() -> None:
     given, _ = await asked_for(told, ASKED)
     assert given.usage.estimated is True
     assert given.usage.completion_tokens == 3
+
+
+async def test_tokens_that_are_half_a_character_are_known_by_their_bytes() -> None:
+    def token(raw: Any, **more: Any) -> dict[str, Any]:
+        return {"token": "\ufffd", "logprob": -0.5, "bytes": raw, **more}
+
+    told = [
+        token([0xE2], top_logprobs=[token([0xAC])]),
+        token([0x84]),
+        token(None),
+        token(["x"]),
+        token([256]),
+        token("a"),
+    ]
+    choice = {"message": {"content": "\u2104"}, "finish_reason": "stop", "logprobs": {"content": told}}
+    asked = {**ASKED, "top_logprobs": 1}
+    given, _ = await asked_for({"choices": [choice]}, asked, endpoint="chat", **TOKENIZER)
+    letters = AutoTokenizer.from_pretrained(Path(workflows.demo.__file__).parent / "tiny_gpt").get_vocab()
+    assert [token.id for token in given.tokens] == [letters["â"], letters["Ħ"], None, None, None, None]
+    assert [other.id for other in given.tokens[0].top] == [letters["¬"]]

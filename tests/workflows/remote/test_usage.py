@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import transformers
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
 from tests.workflows.tiny_transformers import save_tiny_llama
 from workflows.errors import WorkflowError
@@ -88,3 +90,22 @@ async def test_a_template_that_does_not_take_a_conversation(directory: Path) -> 
 def test_what_is_no_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(WorkflowError, match="cannot open this tokenizer"):
         TokenCounter.open(transformers, tmp_path)
+
+
+def test_half_a_character_is_known_by_its_bytes(tmp_path: Path) -> None:
+    byte_level = Tokenizer(BPE({"c": 0, "\u00e2": 1, "\u0124\u00ac": 2, "\u0120a": 3}, []))
+    fallback = Tokenizer(BPE({"c": 0, "<0xE2>": 7}, []))
+    counters = [
+        TokenCounter(transformers.PreTrainedTokenizerFast(tokenizer_object=each)) for each in (byte_level, fallback)
+    ]
+    of = [
+        ("\ufffd", b"\xe2"),
+        ("\ufffd", b"\x82\xac"),
+        ("\ufffd", b"\xff"),
+        ("\ufffd", None),
+        ("\ufffd", b""),
+        ("c", b"\xe2"),
+    ]
+    assert [counters[0].id_of(text, raw) for text, raw in of] == [1, 2, None, None, None, 0]
+    assert [counters[1].id_of(text, raw) for text, raw in of] == [7, None, None, None, None, 0]
+    assert TokenCounter().id_of("\ufffd", b"\xe2") is None

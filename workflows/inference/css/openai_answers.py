@@ -19,6 +19,9 @@ from workflows.types.tools import ToolCallPiece
 
 __all__ = ["OpenAIReader", "read_embedding"]
 
+IdOf = Callable[[str, bytes | None], int | None]
+"""Of a token, by its text and by its bytes, where they are told."""
+
 
 class OpenAIReader:
     """Reads one answer into `answer`: `push` for each event of a stream, or for a whole answer, once.
@@ -26,10 +29,10 @@ class OpenAIReader:
     Raises UpstreamFailure, or pydantic's ValidationError, for what is no answer.
 
     Args:
-        id_of: A token's id, where its text tells it; providers tell texts alone.
+        id_of: A token's id, where it can be known; providers tell none.
     """
 
-    def __init__(self, asked: Generate, takes: Takes, id_of: Callable[[str], int | None]) -> None:
+    def __init__(self, asked: Generate, takes: Takes, id_of: IdOf) -> None:
         self._asked = asked
         self._takes = takes
         self._id_of = id_of
@@ -101,18 +104,17 @@ def _usage(form: UsageForm, takes: Takes) -> Usage | None:
     )
 
 
-def _tokens(form: Logprobs, most: int, id_of: Callable[[str], int | None]) -> Iterator[Token]:
+def _tokens(form: Logprobs, most: int, id_of: IdOf) -> Iterator[Token]:
     for token in form.content or ():
-        ranked = [(other.token, other.logprob) for other in token.top_logprobs]
-        yield _token(token.token, token.logprob, ranked[:most], id_of)
+        ranked = [
+            Alternative(id=id_of(other.token, other.raw), text=other.token, logprob=other.logprob)
+            for other in token.top_logprobs[:most]
+        ]
+        yield Token(id=id_of(token.token, token.raw), text=token.token, logprob=token.logprob, top=ranked)
     columns = form.top_logprobs or [None] * len(form.tokens or ())
     for text, logprob, others in zip(form.tokens or (), form.token_logprobs or (), columns, strict=True):
         if logprob is None:
             raise ValueError("a token without its logprob")
         by_chance = sorted((others or {}).items(), key=lambda each: -each[1])
-        yield _token(text, logprob, by_chance[:most], id_of)
-
-
-def _token(text: str, logprob: float, top: list[tuple[str, float]], id_of: Callable[[str], int | None]) -> Token:
-    others = [Alternative(id=id_of(other), text=other, logprob=chance) for other, chance in top]
-    return Token(id=id_of(text), text=text, logprob=logprob, top=others)
+        top = [Alternative(id=id_of(other, None), text=other, logprob=chance) for other, chance in by_chance[:most]]
+        yield Token(id=id_of(text, None), text=text, logprob=logprob, top=top)

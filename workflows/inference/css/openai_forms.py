@@ -102,9 +102,19 @@ class _Said(_Form):
     tool_calls: Annotated[list[ToolCallForm], BeforeValidator(_or_empty)] = []
 
 
+def _bytes_or_none(value: Any) -> bytes | None:
+    """A list of numbers; what is none is no reason to refuse the answer, which does not need it."""
+    try:
+        return bytes(value) if isinstance(value, list) else None
+    except (TypeError, ValueError):
+        return None
+
+
 class _TopForm(_Form):
     token: str
     logprob: float
+    raw: Annotated[bytes | None, PlainValidator(_bytes_or_none), Field(alias="bytes")] = None
+    """What the token is, where its text is half a character."""
 
 
 class _TokenForm(_TopForm):

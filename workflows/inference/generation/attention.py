@@ -21,8 +21,11 @@ __all__ = ["OWN_KEYS", "SDPA", "takes_own_keys", "use_own_keys"]
 
 OWN_KEYS: Final = "own_keys"
 SDPA: Final = "sdpa"
-# Requests are computed together while less than half of their keys is padding; short ones always, since a call costs as much.
+# Requests are computed together as far as each has at least half as many keys as the longest; those with no more than this
+# many always, since a call of its own would cost more than the padding.
 _SHORT: Final = 128
+# A mask that comes here is a model's own: transformers makes none for an attention that it does not know.
+_UNKNOWN: Final = ("attention_mask", "position_bias", "s_aux", "softcap")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +34,8 @@ class _Part:
 
     Attributes:
         rows: How many they are.
-        queries: Tokens of each.
-        keys: Of each, with its padding.
+        queries: How many tokens each reads.
+        keys: How many keys each has, with its padding.
         first_query: Where its tokens begin, in the step's order.
         first_key: Where its keys begin, among those that are read.
         mask: What is added to the scores, shape (rows, 1, queries, keys); None where all keys are seen, or all up to a
@@ -81,16 +84,21 @@ class _OwnKeys:
         dropout: float = 0.0,
         scaling: float | None = None,
         *,
-        cache: Any,
+        cache: Any = None,
         **step: Any,
     ) -> tuple[Any, None]:
         """Attention of one layer, shapes (1, heads, tokens, head_dim); the answer's is (1, tokens, heads, head_dim).
 
+        `dropout` and `is_causal` change nothing: nobody trains here, and a token sees what was before it.
+
         Raises WorkflowError: the model's attention has something that this one has not.
         """
-        for unknown in ("position_bias", "s_aux", "softcap"):
-            if step.get(unknown) is not None:
+        wanted = {"attention_mask": attention_mask, **step}
+        for unknown in _UNKNOWN:
+            if wanted.get(unknown) is not None:
                 raise WorkflowError(f"{type(module).__name__} wants {unknown}, which continuous batching has not")
+        if cache is None:
+            raise WorkflowError(f"{type(module).__name__} does not tell its attention where the cache is")
         allocator = cache.layer_to_allocator[module.layer_idx]
         plan = self._plan_of(cache, allocator, step, query)
         query, key, value = query[0], key[0], value[0]
@@ -111,7 +119,7 @@ class _OwnKeys:
         kv_heads = keys.shape[1]
         own = query.narrow(1, part.first_query, part.rows * part.queries)
         own = own.unflatten(1, (part.rows, part.queries)).transpose(0, 1)
-        known, shown = (
+        own_keys, own_values = (
             each.narrow(0, part.first_key, part.rows * part.keys).unflatten(0, (part.rows, part.keys)).transpose(1, 2)
             for each in (keys, values)
         )
@@ -120,11 +128,11 @@ class _OwnKeys:
             if part.queries == 1:  # heads that share keys stand as tokens that do
                 own = own.reshape(part.rows, kv_heads, share, head_dim)
             else:
-                known, shown = (each.repeat_interleave(share, 1) for each in (known, shown))
+                own_keys, own_values = (each.repeat_interleave(share, 1) for each in (own_keys, own_values))
         answer = self._torch.nn.functional.scaled_dot_product_attention(
             own,
-            known,
-            shown,
+            own_keys,
+            own_values,
             attn_mask=part.mask,
             is_causal=part.mask is None and part.queries > 1,
             scale=scaling,
@@ -183,7 +191,9 @@ class _Planner:
 
     def _groups(self) -> list[list[int]]:
         """Requests that are computed together, by their places in the step."""
-        if self._read.numel() == 0:  # nothing is cached: the keys are those of the step's own tokens, as they lie
+        if (
+            self._read.numel() == 0
+        ):  # nothing is cached: the keys are those that the step makes, with no room for padding
             return [[row] for row in range(len(self._queries))]
         decoding = [row for row, queries in enumerate(self._queries) if queries == 1]
         groups: list[list[int]] = []
@@ -244,7 +254,7 @@ def takes_own_keys(model: Any) -> bool:
 
 
 def use_own_keys(torch: Any, transformers: Any, model: Any) -> None:
-    """Let the model run with this attention. It makes no masks then."""
+    """Let the model run with this attention, in a manager and nowhere else. It makes no masks then."""
     if OWN_KEYS not in transformers.AttentionInterface().valid_keys():
         transformers.AttentionInterface.register(OWN_KEYS, _OwnKeys(torch))
     model.set_attn_implementation(OWN_KEYS)

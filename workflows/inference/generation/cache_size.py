@@ -33,7 +33,7 @@ class Shape:
         heads: Heads of queries.
         vocabulary: Scores of one token.
         itemsize: Bytes of one number.
-        masks: Attention masks that the attention takes; 0 where it needs none.
+        masks: Attention masks that transformers reckons with. The attention of `attention.py` takes less.
     """
 
     layers: int
@@ -85,8 +85,8 @@ def cache_size(
     """
     page_tokens = _PAGE_TOKENS[device]
     step = max(step_tokens or _PREFILL_TOKENS[device] + concurrency, concurrency)
-    # Keys and values are kept in every layer; in one layer at a time they are gathered for the attention, with at most
-    # as much padding, and once more for every head of queries where heads share them.
+    # Keys and values are kept in every layer; in one layer at a time they are gathered for the attention, with about as
+    # much padding, and once more for every head of queries where heads share them.
     kept = 2 * shape.layers * shape.kv_heads * shape.head_dim * shape.itemsize
     gathered = (2 * shape.heads + 4 * shape.kv_heads) * shape.head_dim * shape.itemsize
     masked = shape.masks * step * shape.itemsize

@@ -58,7 +58,7 @@ class ContinuousEngine:
         self._torch = torch
         self._transformers = transformers
         self._model = model
-        self._device = model.device
+        self.device = str(model.device)
         self._size = size
         self._concurrency = concurrency
         self._share_prefixes = share_prefixes
@@ -106,7 +106,7 @@ class ContinuousEngine:
         if manager is not None:
             await asyncio.to_thread(manager.close)
         manager = self._model = None
-        if self._device.type == "cuda":
+        if self.device.startswith("cuda"):
             self._torch.cuda.empty_cache()
 
     def forget(self, answer: Running) -> None:
@@ -131,7 +131,7 @@ class ContinuousEngine:
                 return
             self._waiting.popleft()
             try:  # which takes memory, on the model's device too
-                answer.row = Row(TokenChooser(self._torch, order, self.vocabulary, self._device))
+                answer.row = Row(TokenChooser(self._torch, order, self.vocabulary, self.device))
             except Exception:
                 log.exception("a request could not be begun")
                 self._manager.rooms.give(answer.id)

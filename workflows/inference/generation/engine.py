@@ -87,6 +87,7 @@ class Engine(Protocol):
         context_tokens: Prompt and answer together are at most this long.
         vocabulary: The model knows the tokens below this number.
         ends: Tokens that end an answer, as the model's own files say.
+        device: What the model is on, as torch names it.
     """
 
     @property
@@ -97,6 +98,9 @@ class Engine(Protocol):
 
     @property
     def ends(self) -> frozenset[int]: ...
+
+    @property
+    def device(self) -> str: ...
 
     async def start(self) -> None: ...
 

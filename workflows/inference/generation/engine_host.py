@@ -119,7 +119,7 @@ async def _serve(end: int) -> None:
     if isinstance(opened, WorkflowError):
         line.send(Failed(opened))
     else:
-        line.send(Opened(opened.context_tokens, opened.vocabulary, opened.ends))
+        line.send(Opened(opened.context_tokens, opened.vocabulary, opened.ends, opened.device))
         await _Host(line, opened).serve(asked)
     listening.cancel()
     await line.close()

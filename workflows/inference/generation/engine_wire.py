@@ -43,6 +43,7 @@ class Opened(msgspec.Struct, array_like=True, tag="opened", frozen=True):
     context_tokens: int
     vocabulary: int
     ends: frozenset[int]
+    device: str
 
 
 class Failed(msgspec.Struct, array_like=True, tag="failed", frozen=True):

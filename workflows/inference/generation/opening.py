@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from workflows.errors import InvalidInput, WorkflowError
-from workflows.inference.generation.attention import takes_own_keys
 from workflows.inference.generation.cache_size import Shape, cache_size, memory_budget
 from workflows.inference.generation.continuous import ContinuousEngine
 from workflows.inference.local_transformer import open_weights
@@ -90,7 +89,7 @@ def _shape_of(model: Any) -> Shape:
         head_dim=head_dim,
         vocabulary=model.get_output_embeddings().weight.shape[0],
         itemsize=model.dtype.itemsize,
-        masks=0 if takes_own_keys(model) else len(set(getattr(config, "layer_types", None) or ["all"])),
+        masks=len(set(getattr(config, "layer_types", None) or ["all"])),
     )
 
 

@@ -53,6 +53,10 @@ class ProcessEngine:
         return self._known.ends
 
     @property
+    def device(self) -> str:
+        return self._known.device
+
+    @property
     def _known(self) -> Opened:
         assert self._opened is not None  # it has started
         return self._opened

@@ -30,6 +30,9 @@ from workflows.errors import BadOutput, InvalidInput, ModelNotFound, Unsupported
 __all__ = ["FINGERPRINT", "Answers", "answer", "ask_for_all", "chosen", "chosen_to_write", "inputs_of", "sampling_of"]
 
 SEEDS: Final = 1 << 63
+MAX_BIASES: Final = 1 << 16
+"""Each answer has its own copy of them, which is checked where it is made: of a thousand prompts and a thousand biases, for
+half a second."""
 FINGERPRINT: Final = f"infernet-serve-{own_version()}"
 """What the same answer to the same seed depends on; not null, because TGI's own client takes nothing but text."""
 _AS_THEY_ARE: Final = (
@@ -109,11 +112,14 @@ def sampling_of(asked: GenerationRequest, max_tokens: int | None) -> dict[str, A
 def inputs_of(
     asked: GenerationRequest, prompts: Sequence[Mapping[str, Any]], sampling: Mapping[str, Any], most: int
 ) -> list[dict[str, Any]]:
-    """The workflow's inputs: of every prompt one for each answer, side by side. Raises InvalidInput for more than `most`."""
+    """The workflow's inputs: of every prompt one for each answer, side by side. Raises InvalidInput for more than `most`, and
+    for more biases than `MAX_BIASES`."""
     samples = asked.n or 1
     if len(prompts) * samples > most:
         param = "n" if samples > 1 else "prompt"
         raise InvalidInput(f"{param}: no more than {most} answers in one request", param=param)
+    if len(prompts) * samples * len(sampling.get("logit_bias", ())) > MAX_BIASES:
+        raise InvalidInput(f"logit_bias: no more than {MAX_BIASES} for all answers of one request", param="logit_bias")
     more: dict[str, Any] = {}
     if asked.include_stop_str_in_output:
         more["include_stop"] = True
