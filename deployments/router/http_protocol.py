@@ -329,4 +329,5 @@ class _Exit:
         """Write what is here now. Before the connection is closed, this is for who closes it to do."""
         if self._parts:
             parts, self._parts, self._size = self._parts, [], 0
-            self._wire.write(parts[0] if len(parts) == 1 else b"".join(parts))
+            if not self._wire.is_closing():  # by now nobody may read it any more, and uvloop raises then
+                self._wire.write(parts[0] if len(parts) == 1 else b"".join(parts))
