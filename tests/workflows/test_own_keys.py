@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from workflows.errors import WorkflowError
-from workflows.inference.generation.attention import _OwnKeys
+from workflows.inference.generation.attention import _OwnKeys, _Plan
 
 HEAD_DIM = 8
 PLACES = 4096  # of the cache, the first of which holds zeros
@@ -21,14 +21,15 @@ class Module:
 
 
 class Allocator:
-    """Keeps keys and values at the places that it is told, as transformers' do; those of a window after those of before."""
+    """Keeps keys and values at the places that it is told, as transformers' do. What nobody has written is no number."""
 
     index = 0
     layer_type = "full_attention"
     read_trash_index = 0
 
     def __init__(self, kv_heads: int, window: int | None) -> None:
-        self.kept = torch.zeros(2, PLACES, kv_heads, HEAD_DIM)
+        self.kept = torch.full((2, PLACES, kv_heads, HEAD_DIM), float("nan"))
+        self.kept[:, self.read_trash_index] = 0
         if window is not None:
             self.sliding_window = window
             self.layer_type = "sliding_attention"
@@ -60,8 +61,12 @@ class Step:
         tokens = sum(new for _, new in requests)
         self.query = torch.randn(1, heads, tokens, HEAD_DIM)
         self.key, self.value = torch.randn(2, 1, kv_heads, tokens, HEAD_DIM)
-        for (known, _), own in zip(requests, self.own, strict=True):
-            self.allocator.kept[:, own[:known]] = torch.randn(2, known, kv_heads, HEAD_DIM)
+        new_ones = torch.stack([self.key, self.value])[:, 0].transpose(1, 2).split([new for _, new in requests], 1)
+        self.truth: list[Any] = []
+        for (known, _), own, now in zip(requests, self.own, new_ones, strict=True):
+            before = torch.randn(2, known, kv_heads, HEAD_DIM)
+            self.allocator.kept[:, own[:known]] = before
+            self.truth.append(torch.cat([before, now], 1))
 
     def read(self) -> list[list[int]]:
         """What of each request is read: all, or as far back as the first new token sees."""
@@ -83,14 +88,12 @@ class Step:
         }
 
     def expected(self) -> Any:
-        """Token by token, after the step has been made, shape (1, tokens, heads, HEAD_DIM)."""
+        """Token by token, shape (1, tokens, heads, HEAD_DIM)."""
         answers: list[Any] = []
-        for (known, new), own in zip(self.requests, self.own, strict=True):
+        for (known, new), truth in zip(self.requests, self.truth, strict=True):
             for token in range(known, known + new):
                 first = 0 if self.window is None else max(0, token - self.window + 1)
-                keys, values = self.allocator.kept[:, own[first : token + 1]].repeat_interleave(
-                    self.heads // self.kv_heads, 2
-                )
+                keys, values = truth[:, first : token + 1].repeat_interleave(self.heads // self.kv_heads, 2)
                 query = self.query[0, :, len(answers)]
                 shares = (torch.einsum("hd,khd->hk", query, keys) * 0.5).softmax(-1)
                 answers.append(torch.einsum("hk,khd->hd", shares, values))
@@ -157,23 +160,68 @@ def test_what_is_no_number_stays_with_its_request() -> None:
     assert spoilt.tolist() == [False, True, True, True, True, False]
 
 
-def test_a_plan_is_made_once_for_a_step_and_anew_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+def plans_of(attention: _OwnKeys) -> list[_Plan]:
+    return [plan for _, plans in attention._steps.values() for plan in plans.values()]
+
+
+def layer(attention: _OwnKeys, step: Step, arguments: dict[str, Any], module: Any = Module) -> Any:
+    return attention(module, step.query, step.key, step.value, None, scaling=0.5, cache=step.cache, **arguments)[0]
+
+
+def test_a_plan_is_made_once_for_a_step_and_anew_for_the_next() -> None:
     attention = _OwnKeys(torch)
     step = Step([(5, 1), (9, 1)], 2, 2, None)
     arguments = step.arguments()
-
-    def layer() -> Any:
-        return attention(Module, step.query, step.key, step.value, None, scaling=0.5, cache=step.cache, **arguments)[0]
-
-    first = layer()
-    (plans,) = [plans for _, plans in attention._steps.values()]
-    torch.testing.assert_close(layer(), first)
-    assert [plans] == [plans for _, plans in attention._steps.values()]
+    first = layer(attention, step, arguments)
+    (plan,) = plans_of(attention)
+    torch.testing.assert_close(layer(attention, step, arguments), first)
+    assert plans_of(attention)[0] is plan
     longer = Step([(2, 4)], 2, 2, None)
-    longer.cache = step.cache
-    longer.allocator, kept = step.allocator, longer.allocator.kept
-    step.allocator.kept.copy_(kept)
-    torch.testing.assert_close(run(longer, attention), longer.expected())
+    longer.cache = step.cache  # of the same engine
+    step.allocator.kept = longer.allocator.kept
+    torch.testing.assert_close(layer(attention, longer, longer.arguments()), longer.expected())
+
+
+def test_layers_of_another_kind_of_attention_have_another_plan() -> None:
+    class Second:
+        layer_idx = 1
+
+    requests = [(20, 1), (9, 1), (0, 7), (30, 3)]
+    full, sliding = Step(requests, 2, 2, None), Step(requests, 2, 2, 4)
+    sliding.allocator.index = 1
+    both = full.arguments()
+    of_sliding = sliding.arguments()
+    both["cu_seq_lens_k"] |= of_sliding["cu_seq_lens_k"]
+    for name in ("read_index", "write_index"):
+        both[name] += of_sliding[name]
+    full.cache.layer_to_allocator.append(sliding.allocator)
+    sliding.cache = full.cache
+    attention = _OwnKeys(torch)
+    for _ in range(2):
+        torch.testing.assert_close(layer(attention, full, both), full.expected())
+        torch.testing.assert_close(layer(attention, sliding, both, Second), sliding.expected())
+
+
+@pytest.mark.parametrize(
+    ("known", "groups"),
+    [
+        ([5, 60, 127], [(3, 128)]),
+        ([5, 63, 128], [(1, 129), (2, 64)]),
+        ([300, 10, 700, 310, 400], [(2, 701), (2, 311), (1, 11)]),
+        ([500] * 3, [(3, 501)]),
+    ],
+)
+def test_requests_are_computed_together_as_long_as_padding_costs_less(
+    known: list[int], groups: list[tuple[int, int]]
+) -> None:
+    attention = _OwnKeys(torch)
+    step = Step([(one, 1) for one in known], 2, 2, None)
+    run(step, attention)
+    (plan,) = plans_of(attention)
+    assert [(part.rows, part.keys) for part in plan.parts] == groups
+    assert (plan.order is None) == (len(groups) == 1)  # nothing is moved where that can be spared
+    del step, plan
+    assert plans_of(attention) == []  # they go with their cache
 
 
 @pytest.mark.parametrize("wish", ["softcap", "position_bias", "s_aux", "attention_mask"])

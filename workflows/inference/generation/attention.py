@@ -191,9 +191,8 @@ class _Planner:
 
     def _groups(self) -> list[list[int]]:
         """Requests that are computed together, by their places in the step."""
-        if (
-            self._read.numel() == 0
-        ):  # nothing is cached: the keys are those that the step makes, with no room for padding
+        # Where nothing is cached, the keys are those that the step makes, with no room for padding.
+        if self._read.numel() == 0:
             return [[row] for row in range(len(self._queries))]
         decoding = [row for row, queries in enumerate(self._queries) if queries == 1]
         groups: list[list[int]] = []
