@@ -180,8 +180,8 @@ def test_an_answer_to_a_connection_that_is_just_lost_is_no_error(run: Run) -> No
         asyncio.get_running_loop().set_exception_handler(lambda _, what: wrong.append(what))
 
         async def late(scope: dict[str, Any], receive: Any, send: Any) -> None:
-            connections: Any = listener._server.server_state.connections
-            (connection,) = connections
+            server: Any = listener._server
+            (connection,) = server.server_state.connections
             connection._wire.abort()  # that it is lost is heard in the next turn of the loop
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]})
             await send({"type": "http.response.body", "body": b"x"})
