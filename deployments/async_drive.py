@@ -21,7 +21,7 @@ from workflows.batch import as_error, working_for
 from workflows.card import Load
 from workflows.context import CallContext
 from workflows.deadlines import given_up
-from workflows.errors import Cancelled, DeadlineExceeded, NotReady, Overloaded
+from workflows.errors import Cancelled, DeadlineExceeded, NotReady, Overloaded, WorkflowError
 from workflows.executions import Execution
 
 __all__ = ["AsyncDrive"]
@@ -44,9 +44,14 @@ class AsyncDrive:
     """See `Runner`, which is its only user."""
 
     def __init__(
-        self, workflow: AsyncInferenceWorkflow[Any, Any, Any], settings: WorkflowSettings, counts: Counts
+        self,
+        workflow: AsyncInferenceWorkflow[Any, Any, Any],
+        settings: WorkflowSettings,
+        stuck_after_s: float,
+        counts: Counts,
     ) -> None:
         self._workflow = workflow
+        self._stuck_after_s = stuck_after_s
         self._counts = counts
         self._max_queue = settings.max_queue
         self._slots = asyncio.Semaphore(workflow.concurrency)
@@ -140,7 +145,12 @@ class AsyncDrive:
                 await chunks.aclose()
 
     def check_health(self) -> None:
-        """An async workflow that blocks the loop is noticed by the health check not being answered at all."""
+        """Raises WorkflowError when a model of the workflow's own does not return.
+
+        A hook that blocks the loop is noticed by the health check not being answered at all.
+        """
+        if self._workflow.busy_s() > self._stuck_after_s:
+            raise WorkflowError(f"the model has not returned for more than {self._stuck_after_s:g} s")
 
     async def stop(self, streams_ended: asyncio.Event) -> None:
         await self.drain(streams_ended)

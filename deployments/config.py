@@ -43,7 +43,8 @@ class WorkflowArgs(_Closed):
             Their own fallbacks are not asked.
         preserves: What its answers keep to; each kind needs its own part of that to have fallbacks, or to be one.
         setup_timeout_s: A setup that takes longer has failed.
-        stuck_after_s: A model call that takes longer makes the replica unhealthy, so that Serve replaces it.
+        stuck_after_s: A model call that takes longer, or a local language model that is silent for longer, makes the replica
+            unhealthy, so that Serve replaces it.
     """
 
     workflow: str = Field(pattern=r"^[A-Za-z_][\w.]*(:|\.)[A-Za-z_]\w*$")

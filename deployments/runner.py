@@ -65,7 +65,7 @@ class Runner:
     Args:
         workflow: Not set up yet; the runner owns it from now on.
         name: What it is called in the card.
-        stuck_after_s: A model call that takes longer makes `check_health` fail.
+        stuck_after_s: A model call that takes longer makes `check_health` fail; of an async workflow, what `busy_s` says.
         replica: Whose word its `standing` is.
     """
 
@@ -86,7 +86,7 @@ class Runner:
         self._counts = Counts()
         self._drive: ThreadedDrive | AsyncDrive
         if isinstance(workflow, AsyncInferenceWorkflow):
-            self._drive = AsyncDrive(workflow, self._settings, self._counts)
+            self._drive = AsyncDrive(workflow, self._settings, stuck_after_s, self._counts)
         else:
             self._drive = ThreadedDrive(workflow, self._settings, stuck_after_s, self._counts)
         self._card: Card | None = None

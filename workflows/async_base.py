@@ -70,6 +70,13 @@ class AsyncInferenceWorkflow(BaseInferenceWorkflow[In, Out, Chunk]):
                 "`concurrency` requests at once, instead of do_run_batch and `batching`"
             )
 
+    def busy_s(self) -> float:
+        """Seconds for which a model of its own has been at work without any sign; 0 where it rests, or there is none.
+
+        One that never returns is noticed by this. To be overridden; called on the event loop, at any time.
+        """
+        return 0.0
+
     async def do_run_model(self, preprocessed_data: Any) -> Any:
         """Run the model on one preprocessed input. Default: the fold of `do_stream`."""
         async with aclosing(achunks(self.do_stream, preprocessed_data)) as chunks:

@@ -404,6 +404,17 @@ async def test_a_stuck_model_is_unhealthy(tmp_path: Path) -> None:
         runner.check_health()
 
 
+async def test_an_async_workflow_says_itself_that_its_model_is_stuck(started: MakeRunner) -> None:
+    workflow = AsyncOrders()
+    runner = await started(workflow, stuck_after_s=5.0)
+    runner.check_health()
+    workflow.busy_s = lambda: 5.1  # type: ignore[method-assign]
+    with pytest.raises(WorkflowError, match="has not returned for more than 5 s"):
+        runner.check_health()
+    workflow.busy_s = lambda: 4.9  # type: ignore[method-assign]
+    runner.check_health()
+
+
 async def test_python_callers_get_types_and_errors(started: MakeRunner, tmp_path: Path) -> None:
     runner = await started(SyncOrders())
     order = Place(tmp_path, DEPLOYMENTS["sync"]).order(21, count=2).input_data

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from threading import Semaphore
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from tests.workflows.test_continuous_batching import asked, left_behind, tokens_
 from tests.workflows.tiny_language_models import save_tiny
 from tests.workflows.tiny_transformers import LLAMA_CONTEXT
 from workflows.errors import BadOutput, ContextTooLong, NotReady, WorkflowError
+from workflows.inference.generation import continuous, rows
 from workflows.inference.text_generation import TransformersTextGenerationWorkflow
 from workflows.resources import Resources
 from workflows.types import Generate, Generated
@@ -138,6 +140,35 @@ async def test_the_first_chunk_does_not_wait_for_the_second_token(opened: Opened
         assert len((await anext(stream)).tokens) == 1
         assert steps.count == 1
         steps.allow(60)
+
+
+async def test_a_step_that_does_not_return_is_noticed(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    workflow = await opened()
+    now = [100.0]
+    for module in (continuous, rows):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    begun, allowed = Semaphore(0), Semaphore(0)
+
+    def step(*_: Any) -> None:
+        begun.release()
+        allowed.acquire()
+
+    hook = model_of(workflow).register_forward_pre_hook(step)
+    assert workflow.busy_s() == 0.0
+    async with aclosing(workflow.astream(asked([3], max_tokens=9))) as stream:
+        first = asyncio.create_task(anext(stream))
+        await asyncio.to_thread(begun.acquire)
+        now[0] = 130.0
+        assert workflow.busy_s() == 30.0
+        allowed.release()
+        await first
+        await asyncio.to_thread(begun.acquire)
+        assert workflow.busy_s() == 0.0
+        hook.remove()
+        allowed.release(9)
+        assert [chunk async for chunk in stream]
+    now[0] = 900.0
+    assert workflow.busy_s() == 0.0
 
 
 async def test_scores_that_are_no_numbers_fail_one_request_alone(opened: Opened) -> None:

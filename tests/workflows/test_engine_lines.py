@@ -6,13 +6,14 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.workflows.scripted_engine_host import LEAVE, NONSENSE
 from workflows.errors import BadOutput, InvalidInput, NotReady, WorkflowError
-from workflows.inference.generation import engine_process, engine_wire
+from workflows.inference.generation import engine_host, engine_process, engine_wire, process_engine
 from workflows.inference.generation.engine import Answer, Made, News, Order
 from workflows.inference.generation.engine_host import _Host
 from workflows.inference.generation.engine_wire import Asked, Begin, Close, EngineSocket, Failed, Heard, Stop, Told
@@ -180,6 +181,35 @@ async def test_an_engine_that_is_stopped_while_it_is_restarted_stays_so(engine: 
     assert engine._process is None
 
 
+async def test_silence_counts_from_the_last_sign_while_answers_are_due(
+    engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(process_engine, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    assert engine.silent_s == 0.0
+    first, second = engine.answer(order([3])), engine.answer(order([4]))
+    assert [(await anext(one)).id for one in (first, second)] == [0, 0]
+    now[0] = 130.0
+    assert engine.silent_s == 30.0
+    engine.answer(order([5])).close()  # which asks nothing of the steps; the others are told of it
+    assert engine.silent_s == 30.0
+    assert (await anext(first)).id == 3
+    assert engine.silent_s == 0.0
+    now[0] = 150.0
+    first.close()
+    assert [(await anext(second)).id for _ in range(2)] == [3, 1]
+    second.close()
+    now[0] = 500.0
+    assert engine.silent_s == 0.0
+    lost = engine.answer(order(LEAVE))
+    with pytest.raises(NotReady):
+        await anext(lost)
+    waits = engine.answer(order([3]))
+    now[0] = 900.0
+    assert engine.silent_s == 0.0  # there is no process yet
+    assert (await anext(waits)).id == 0
+
+
 # ---- the engine's side -----------------------------------------------------------------------------------------------
 
 
@@ -190,6 +220,7 @@ class Played:
         self.told: dict[int, Callable[[News], None]] = {}
         self.closed: list[int] = []
         self.stopped = False
+        self.silent_s = 0.0
 
     def begin(self, asked: Order, told: Callable[[News], None]) -> Any:
         first = asked.prompt[0]
@@ -227,6 +258,30 @@ async def test_the_host_begins_closes_and_says_all_of_a_step_at_once(lines: tupl
     await serving
     assert played.closed == [10]
     assert played.stopped
+
+
+async def test_the_host_gives_a_sign_of_steps_that_tell_nothing(
+    lines: tuple[EngineSocket, EngineSocket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near, far = lines
+    monkeypatch.setattr(engine_host, "SIGN_S", 0.001)
+    played = Played()
+    host = _Host(far, played)  # type: ignore[arg-type]
+    host._begin(Begin(0, order([10])))
+    for _ in range(3):
+        assert await near.read() == Heard([])
+    played.silent_s = 1.0
+    host._sign()
+    played.told[10](News([Made(5)]))
+    played.silent_s = 0.0
+    said = [await near.read() for _ in range(3)]
+    assert [number for one in said for number, _ in one.news] == [0]
+    played.told[10](News((), ended=True))
+    while not (await near.read()).news:
+        pass
+    await asyncio.sleep(0)
+    host._sign()
+    assert host._signs is None  # nobody waits for any
 
 
 # ---- the line itself -------------------------------------------------------------------------------------------------

@@ -200,6 +200,9 @@ class TransformersTextGenerationWorkflow(AsyncInferenceWorkflow[Generate, Genera
         await self._engine.stop()
         del self._engine, self._decoder, self._prompts
 
+    def busy_s(self) -> float:
+        return self._engine.silent_s if self.is_setup else 0.0
+
     def card(self, name: str, summary: str = "") -> Card:
         known: dict[str, Any] = {
             "model": model_name(self._model, self._root, self._sources) or None,

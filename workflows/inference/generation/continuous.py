@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import count
@@ -68,6 +69,13 @@ class ContinuousEngine:
         self._manager: Manager | None = None
         self._opening: asyncio.Task[None] | None = None
         self._stopped = False
+        self._wanted_at = 0.0
+
+    @property
+    def silent_s(self) -> float:
+        if not self._running or self._manager is None:
+            return 0.0
+        return time.monotonic() - max(self._wanted_at, self._manager.step_at)
 
     async def start(self) -> None:
         """Once. Raises WorkflowError where the model cannot be run like this."""
@@ -137,6 +145,8 @@ class ContinuousEngine:
                 self._manager.rooms.give(answer.id)
                 answer.fail(WorkflowError())
                 continue
+            if not self._running:
+                self._wanted_at = time.monotonic()
             self._running[answer.id] = answer
             if not self._manager.add(answer.id, answer.row, order):
                 del self._running[answer.id]

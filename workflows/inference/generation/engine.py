@@ -102,6 +102,10 @@ class Engine(Protocol):
     @property
     def device(self) -> str: ...
 
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the last sign of its work, while it has answers to give; 0 otherwise. At any time."""
+
     async def start(self) -> None: ...
 
     def answer(self, order: Order) -> Answer:

@@ -16,7 +16,7 @@ import socket
 import sys
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import torch
 import transformers
@@ -40,6 +40,8 @@ __all__ = ["main"]
 
 log = logging.getLogger(__name__)
 
+SIGN_S: Final = 1.0
+
 
 class _Host:
     """Between a socket and an engine that has started."""
@@ -49,6 +51,7 @@ class _Host:
         self._engine = engine
         self._running: dict[int, Running] = {}
         self._news: list[tuple[int, News]] = []
+        self._signs: asyncio.TimerHandle | None = None
 
     async def serve(self, asked: asyncio.Queue[Any]) -> None:
         """Until it is told to stop, and then stop the engine."""
@@ -60,10 +63,22 @@ class _Host:
                     running = self._running.pop(message.number, None)
                     if running is not None:
                         running.close()
+        if self._signs is not None:
+            self._signs.cancel()
         await self._engine.stop()
 
     def _begin(self, message: Begin) -> None:
         self._running[message.number] = self._engine.begin(message.order, partial(self._told, message.number))
+        if self._signs is None:
+            self._signs = asyncio.get_running_loop().call_later(SIGN_S, self._sign)
+
+    def _sign(self) -> None:
+        """Steps may have nothing to tell for long, as while a long prompt is read: that there are some is told as well."""
+        self._signs = None
+        if self._running:
+            if self._engine.silent_s < SIGN_S:
+                self._line.send(Heard([]))
+            self._signs = asyncio.get_running_loop().call_later(SIGN_S, self._sign)
 
     def _told(self, number: int, news: News) -> None:
         """News of one turn of the loop, which are those of one step, leave together."""

@@ -53,7 +53,7 @@ class Failed(msgspec.Struct, array_like=True, tag="failed", frozen=True):
 
 
 class Heard(msgspec.Struct, array_like=True, tag="heard", frozen=True):
-    """News of answers, by their numbers."""
+    """News of answers, by their numbers; or none, as a sign that there are steps."""
 
     news: list[tuple[int, News]]
 

@@ -87,6 +87,11 @@ class Manager:
         starter.start()
         starter.join()
 
+    @property
+    def step_at(self) -> float:
+        """When it was last at work, as `time.monotonic`; 0 for never."""
+        return self._rows.step_at
+
     def add(self, name: str, row: Row, order: Order) -> bool:
         """Begin a request, for which `rooms` has room. False where the thread has ended."""
         # Asked beforehand, because a manager that takes no more logs what it was given.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from functools import partial
 from itertools import count
 
@@ -39,6 +40,7 @@ class ProcessEngine:
         self._starting: asyncio.Task[None] | None = None
         self._of_use = False
         self._stopped = False
+        self._sign_at = 0.0
 
     @property
     def context_tokens(self) -> int:
@@ -57,6 +59,12 @@ class ProcessEngine:
         return self._known.device
 
     @property
+    def silent_s(self) -> float:
+        if self._process is None or not self._answers:
+            return 0.0
+        return time.monotonic() - self._sign_at
+
+    @property
     def _known(self) -> Opened:
         assert self._opened is not None  # it has started
         return self._opened
@@ -69,6 +77,8 @@ class ProcessEngine:
         """See `Engine.answer`. Raises NotReady once stopped."""
         if self._stopped:
             raise NotReady(retry_after_s=None)
+        if not self._answers:
+            self._sign_at = time.monotonic()
         number = next(self._numbers)
         answer = self._answers[number] = BufferedAnswer(partial(self._close, number))
         self._waiting[number] = order
@@ -108,6 +118,7 @@ class ProcessEngine:
             self._process.send(Close(number))
 
     def _heard(self, message: Heard) -> None:
+        self._sign_at = time.monotonic()
         self._of_use = True
         for number, news in message.news:
             answer = self._answers.get(number)
@@ -145,6 +156,7 @@ class ProcessEngine:
             await process.stop()
             raise WorkflowError("the engine has less memory than before")
         self._of_use = False
+        self._sign_at = time.monotonic()
         self._process = process
 
     def _fail(self, numbers: list[int], why: str) -> None:

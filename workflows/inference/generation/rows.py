@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections import deque
 from typing import Any, Final
 
@@ -47,6 +48,7 @@ class Rows:
 
     Attributes:
         by_id: The requests, by the ids that the manager knows. A row of another one, just cancelled, gets any token.
+        step_at: When the last step began or had its scores, as `time.monotonic`.
     """
 
     do_processing: Final = True
@@ -54,6 +56,7 @@ class Rows:
 
     def __init__(self) -> None:
         self.by_id: dict[str, Row] = {}
+        self.step_at = 0.0
         self._batch: list[Row | None] = []
 
     def fill_defaults(self, int32_tensor: Any) -> None:
@@ -64,6 +67,7 @@ class Rows:
 
     def prepare_tensor_args(self, requests_in_batch: list[Any], arg_storage: Any) -> Any:
         """Note whose rows come next. The scores have a row for each request whose prompt has been read to its end."""
+        self.step_at = time.monotonic()
         batch: list[Row | None] = []
         for part in requests_in_batch:
             row = self.by_id.get(part.state.request_id)
@@ -76,6 +80,7 @@ class Rows:
 
     def __call__(self, input_ids: Any, scores: Any, logits_processor_args: Any) -> Any:
         """`scores`, shape (rows, vocabulary) and float32, with the best one where the next token is."""
+        self.step_at = time.monotonic()
         batch = self._batch
         # One look for all rows: the best of scores among which one is not a number is not a number.
         best = scores[: len(batch)].amax(-1).tolist()
