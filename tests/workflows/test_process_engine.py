@@ -29,6 +29,7 @@ from workflows.types import Generated
 
 PATIENCE_S = 60.0
 LONG = 60
+KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +247,7 @@ async def test_a_setup_that_is_given_up_leaves_no_process(root: Path) -> None:
     assert all(map(ended, begun))
 
 
-@pytest.mark.parametrize("end", ["pass", "os.kill(os.getpid(), signal.SIGKILL)", "raise SystemExit(3)"])
+@pytest.mark.parametrize("end", ["pass", KILL, "raise SystemExit(3)", f"os.kill(pid, signal.SIGSTOP)\n{KILL}"])
 def test_the_process_ends_with_the_one_that_it_is_for(root: Path, end: str) -> None:
     code = (
         "import os, signal\n"
@@ -254,7 +255,8 @@ def test_the_process_ends_with_the_one_that_it_is_for(root: Path, end: str) -> N
         f"made = W('llama', root={str(root)!r}, threads=1).setup()\n"
         "stream = made.stream({'prompt_tokens': [3], 'sampling': {'max_tokens': 90}})\n"
         "next(stream)\n"
-        "print(made._engine._process.pid, flush=True)\n" + end
+        "pid = made._engine._process.pid\n"
+        "print(pid, flush=True)\n" + end
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == {"pass": 0, "raise SystemExit(3)": 3}.get(end, -signal.SIGKILL)

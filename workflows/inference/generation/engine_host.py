@@ -8,6 +8,7 @@ FD is the number of its end of a socket, which `EngineProcess` has left open for
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import logging
 import os
@@ -41,6 +42,7 @@ __all__ = ["main"]
 log = logging.getLogger(__name__)
 
 SIGN_S: Final = 1.0
+_PR_SET_PDEATHSIG: Final = 1  # of linux/prctl.h
 
 
 class _Host:
@@ -104,10 +106,13 @@ async def _listen(line: EngineSocket, asked: asyncio.Queue[Any]) -> None:
     os._exit(1)
 
 
-def _end_with(parent: int) -> None:
-    """Also where a fork of the workflow's process keeps the socket open."""
-    with suppress(AttributeError, OSError):  # not on Linux, or not permitted
-        asyncio.get_running_loop().add_reader(os.pidfd_open(parent), os._exit, 1)
+def _end_with_parent() -> None:
+    """Also where this process hangs, or a fork of the workflow's keeps the socket open.
+
+    Of the workflow's process, it is the thread that counts that has started this one, which is its event loop's.
+    """
+    with suppress(AttributeError, OSError):  # not on Linux
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 async def _open(spec: EngineSpec) -> ContinuousEngine | WorkflowError:
@@ -126,7 +131,7 @@ async def _open(spec: EngineSpec) -> ContinuousEngine | WorkflowError:
 
 
 async def _serve(end: int) -> None:
-    _end_with(os.getppid())
+    _end_with_parent()
     line, asked = EngineSocket(Asked), asyncio.Queue[Any]()
     await line.open(socket.socket(fileno=end))
     listening = asyncio.create_task(_listen(line, asked))
