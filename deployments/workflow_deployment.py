@@ -166,7 +166,11 @@ class WorkflowDeployment:
     # ---- for `RayClient`: plain data both ways, errors as values ---------------------------------------------------------
 
     async def card(self) -> dict[str, Any]:
-        where = {**self._told, "max_queue": self._settings.max_queue}
+        where = {
+            **self._told,
+            "max_queue": self._settings.max_queue,
+            "max_streams": self._settings.max_streams,
+        }
         return self._runner.card.model_copy(update=where).model_dump()
 
     async def lane(self) -> tuple[str, str, int, str] | None:

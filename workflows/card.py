@@ -98,6 +98,7 @@ class Card(BaseModel):
         fallbacks: Which other workflows answer in its place when it cannot, the first one first, where it is deployed.
         preserves: What whoever answers in its place has to keep to.
         max_queue: Items that may wait in one replica of it, where it is deployed.
+        max_streams: Streams that one replica of it runs at a time, where it is deployed.
         batch_costs: What a replica has learned of its batches, for each bucket by size, those used last first.
     """
 
@@ -126,6 +127,7 @@ class Card(BaseModel):
     fallbacks: list[str] = Field(default_factory=list)
     preserves: Preserved = Preserved()
     max_queue: int | None = None
+    max_streams: int | None = None
     batch_costs: list[list[BatchCost]] = Field(default_factory=list)
 
     @property

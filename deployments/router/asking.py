@@ -27,7 +27,7 @@ from deployments.router.watch import Watch
 from deployments.statistics import Statistics
 from workflows.card import Card
 from workflows.context import CallContext
-from workflows.errors import InvalidInput, ModelNotFound, NotReady, Unsupported, WorkflowError
+from workflows.errors import Cancelled, InvalidInput, ModelNotFound, NotReady, Unsupported, WorkflowError
 
 __all__ = ["Workflows"]
 
@@ -87,9 +87,19 @@ class Workflows:
             return await self._asked(caller, entry, input_data, caller.call_id, time.monotonic() + left)
 
     async def ask_all(
-        self, caller: Caller, entry: Entry, inputs: Sequence[Any | WorkflowError], *, at_most_s: float | None = None
+        self,
+        caller: Caller,
+        entry: Entry,
+        inputs: Sequence[Any | WorkflowError],
+        *,
+        at_most_s: float | None = None,
+        or_none: bool = False,
     ) -> list[Any | WorkflowError]:
-        """One outcome per input, in order, all asked at once; an input that is an error already is its own outcome."""
+        """One outcome per input, in order, all asked at once; an input that is an error already is its own outcome.
+
+        Args:
+            or_none: Whether one error makes the rest worthless: it is given up then, and its outcomes are `Cancelled`.
+        """
         left = _seconds(caller, caller.limits.deadline_s, at_most_s)
         deadline = time.monotonic() + left
 
@@ -99,8 +109,15 @@ class Workflows:
             return await self._asked(caller, entry, input_data, f"{caller.call_id}-{index}", deadline)
 
         with Watch(left + GRACE_S, caller.receive):
-            outcomes = await asyncio.gather(*map(one, range(len(inputs)), inputs), return_exceptions=True)
+            members = [asyncio.create_task(one(index, value)) for index, value in enumerate(inputs)]
+            everything = asyncio.gather(*members, return_exceptions=True)  # cancelled, it cancels them all
+            if or_none:
+                await _until_first_error(members)
+            outcomes = await everything
         for index, outcome in enumerate(outcomes):
+            if or_none and isinstance(outcome, asyncio.CancelledError):
+                outcomes[index] = Cancelled()
+                continue
             if isinstance(outcome, BaseException) and not isinstance(outcome, WorkflowError):
                 log.error("request %s: member %d failed", caller.id, index, exc_info=outcome)
                 outcomes[index] = WorkflowError()
@@ -226,6 +243,15 @@ class Workflows:
         caller.answered_by(rung.name, degraded=rung is not entry)
         if rung is not entry:
             self.metrics.fell(entry.name, rung.name)
+
+
+async def _until_first_error(members: Sequence[asyncio.Task[Any]]) -> None:
+    """The rest is given up then, and all of them if whoever waits is."""
+    try:
+        await asyncio.wait(members, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for member in members:
+            member.cancel()
 
 
 def _may_use(caller: Caller, entry: Entry) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -12,7 +13,7 @@ from deployments.router.protocols.openai.requests import CHAT_REFUSED, COMPLETIO
 from tests.router.openai_house import CHAT, EMBED, TEXT, House
 from tests.router.router_front import Front, ScriptedClient
 from workflows.context import CallContext
-from workflows.errors import InvalidInput, Unsupported
+from workflows.errors import ContextTooLong, InvalidInput, Unsupported
 
 USER = {"role": "user", "content": "a"}
 CALLED = {"id": "x", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -207,6 +208,39 @@ async def test_prompts_and_answers_together_are_no_more_than_a_batch_may_hold() 
     error = (await house.post(TEXT, body)).json()["error"]
     assert (error["param"], error["message"]) == ("n", "n: no more than 7 answers in one request")
     assert (await house.post(TEXT, {**body, "n": 3})).status_code == 200
+
+
+@pytest.mark.parametrize(("more", "param"), [({"prompt": ["a"] * 5}, "prompt"), ({"n": 5}, "n")])
+async def test_a_stream_has_no_more_answers_than_the_replicas_run(more: dict[str, Any], param: str) -> None:
+    house = House()
+    entry = house.directory.find("gpt")
+    assert entry.card is not None
+    entry.card, entry.replicas = entry.card.model_copy(update={"max_streams": 2}), 2
+    body = {"model": "gpt", "prompt": ["a"] * 4, "stream": True}
+    assert (await house.post(TEXT, body)).status_code == 200
+    error = (await house.post(TEXT, {**body, "prompt": "a", **more})).json()["error"]
+    assert (error["param"], error["message"]) == (param, f"{param}: no more than 4 answers in one stream")
+    assert (await house.post(TEXT, {"model": "gpt", "prompt": "a", **more})).status_code == 200
+
+
+@pytest.mark.parametrize(("path", "name"), [(TEXT, "prompt"), (EMBED, "input")])
+async def test_after_the_first_error_the_other_answers_are_given_up(path: str, name: str) -> None:
+    house = House()
+    left: list[str] = []
+
+    async def answer(input_data: Any, call: CallContext) -> Any:
+        text = input_data.get("prompt") or input_data["text"]
+        if text == "long":
+            raise ContextTooLong("context length exceeded: 9 tokens, and 8 fit", param=name)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            left.append(text)
+
+    house.add("waits", ScriptedClient(answer), kind="generate" if path == TEXT else "embed")
+    answered = await house.post(path, {"model": "waits", name: ["long", "a", "b"]})
+    assert (answered.status_code, answered.json()["error"]["param"]) == (400, name)
+    assert left == ["a"]  # and nobody has begun with the last one
 
 
 async def test_biases_are_bounded_over_all_answers_of_a_request() -> None:

@@ -25,7 +25,7 @@ from deployments.router.protocols.open_inference.metadata import own_version
 from deployments.router.protocols.openai.requests import GenerationRequest
 from deployments.router.request import Reply, Request, json_reply
 from deployments.router.sse import json_event, send_events
-from workflows.errors import BadOutput, InvalidInput, ModelNotFound, Unsupported, WorkflowError
+from workflows.errors import BadOutput, Cancelled, InvalidInput, ModelNotFound, Unsupported, WorkflowError
 
 __all__ = ["FINGERPRINT", "Answers", "answer", "ask_for_all", "chosen", "chosen_to_write", "inputs_of", "sampling_of"]
 
@@ -155,6 +155,9 @@ class Answers(ABC):
     Args:
         prefix: Of its id.
         name: What the model is called if the caller has not said so.
+
+    Attributes:
+        samples: How many answers each prompt has.
     """
 
     kind: str
@@ -165,7 +168,7 @@ class Answers(ABC):
         model = name if asked.model is None else asked.model
         created = int(time.time())
         self._head = {"id": f"{prefix}-{request.call_id}", "object": "", "created": created, "model": model}
-        self._samples = asked.n or 1
+        self.samples = asked.n or 1
         self._with_usage = asked.stream_options is not None and asked.stream_options.include_usage is True
         self._prompts: dict[int, Mapping[str, Any]] = {}
         self._ended: set[int] = set()
@@ -225,7 +228,7 @@ class Answers(ABC):
         usage = output.get("usage")
         if not isinstance(usage, Mapping):
             raise BadOutput("the workflow did not say how many tokens it has read and made")
-        self._prompts.setdefault(index // self._samples, usage)
+        self._prompts.setdefault(index // self.samples, usage)
         self._completion_tokens += usage["completion_tokens"]
         self._usages.append(usage)
 
@@ -275,10 +278,11 @@ async def ask_for_all(
 ) -> Sequence[Any]:
     """The outputs for all inputs, or the first error. `samples`: how many inputs each text has, side by side."""
     if len(inputs) > 1:
-        outcomes = await workflows.ask_all(request, entry, inputs)
-        for index, outcome in enumerate(outcomes):
-            if isinstance(outcome, WorkflowError):
-                raise _as_asked(outcome, index // samples if len(inputs) > samples else None)
+        outcomes = await workflows.ask_all(request, entry, inputs, or_none=True)
+        failed = [(index, outcome) for index, outcome in enumerate(outcomes) if isinstance(outcome, WorkflowError)]
+        if failed:  # those that were given up are no reason
+            index, error = next((each for each in failed if not isinstance(each[1], Cancelled)), failed[0])
+            raise _as_asked(error, index // samples if len(inputs) > samples else None)
         return outcomes
     try:
         return [await workflows.ask(request, entry, inputs[0])]
@@ -291,6 +295,10 @@ async def _stream(
 ) -> None:
     if not workflows.card(entry).streams:
         raise Unsupported("stream: this model does not stream", param="stream")
+    most = workflows.card(entry).max_streams
+    if most is not None and len(inputs) > most * max(1, entry.replicas):
+        param = "n" if answers.samples > 1 else "prompt"
+        raise InvalidInput(f"{param}: no more than {most * max(1, entry.replicas)} answers in one stream", param=param)
     limits, total_s = request.limits, workflows.stream_seconds(request)
     streams = [
         workflows.chunks(request, entry, each, at_most_s=total_s, member=index if len(inputs) > 1 else None)
