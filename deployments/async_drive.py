@@ -145,7 +145,7 @@ class AsyncDrive:
                 await chunks.aclose()
 
     def check_health(self) -> None:
-        """Raises WorkflowError when a model of the workflow's own does not return.
+        """Raises WorkflowError when a model of the workflow's own does not return, by what its `busy_s` says.
 
         A hook that blocks the loop is noticed by the health check not being answered at all.
         """

@@ -2,8 +2,8 @@
 
 It speaks as `workflows.inference.generation.engine_host` does. Each answer begins with token 0; when answer N is closed, all
 others get the token N + 1. An answer that may have one token only ends with it; one with a prompt of `NONSENSE` is told
-nothing that can be read; one with a prompt of `LEAVE` ends the process. A `Stop` is not heeded. `SCRIPTED_CONTEXT`, in the
-environment, is how long its context is, or a word that it says instead.
+nothing that can be read; one with a prompt of `LEAVE` ends the process, and of one with `MUTE` nothing is said. A `Stop` is
+not heeded. `SCRIPTED_CONTEXT`, in the environment, is how long its context is, or a word that it says instead.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from workflows.inference.generation.engine_wire import Asked, Begin, Close, Engi
 
 LEAVE: Final = [7, 7, 7]
 NONSENSE: Final = [8, 8, 8]
+MUTE: Final = [9, 9, 9]
 
 
 async def _serve(end: int) -> None:
@@ -34,6 +35,8 @@ async def _serve(end: int) -> None:
                 prompt = list(message.order.prompt)
                 if prompt == LEAVE:
                     return
+                if prompt == MUTE:
+                    continue
                 if prompt == NONSENSE:
                     line.send("nonsense")
                 ends = message.order.max_tokens == 1
@@ -41,6 +44,8 @@ async def _serve(end: int) -> None:
                 if not ends:
                     running.append(message.number)
             case Close():
+                if message.number not in running:
+                    continue
                 running.remove(message.number)
                 line.send(Heard([(number, News([Made(message.number + 1)])) for number in running]))
 

@@ -171,6 +171,36 @@ async def test_a_step_that_does_not_return_is_noticed(opened: Opened, monkeypatc
     assert workflow.busy_s() == 0.0
 
 
+async def test_those_who_give_a_hung_step_up_add_up(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    workflow = await opened()
+    now = [100.0]
+    for module in (continuous, rows):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    begun, allowed = Semaphore(0), Semaphore(0)
+
+    def step(*_: Any) -> None:
+        begun.release()
+        allowed.acquire()
+
+    hook = model_of(workflow).register_forward_pre_hook(step)
+    for asked_before in range(3):
+        async with aclosing(workflow.astream(asked([3], max_tokens=9))) as stream:
+            first = asyncio.create_task(anext(stream))
+            if not asked_before:
+                await asyncio.to_thread(begun.acquire)
+            while not workflow._engine._running:
+                await asyncio.sleep(0)
+            now[0] += 60.0
+            assert workflow.busy_s() == 60.0 * (asked_before + 1)
+            first.cancel()
+            await asyncio.wait([first])
+        assert workflow.busy_s() == 0.0
+    hook.remove()
+    allowed.release()
+    assert await workflow.ainference(asked([3]))
+    assert workflow.busy_s() == 0.0
+
+
 async def test_scores_that_are_no_numbers_fail_one_request_alone(opened: Opened) -> None:
     workflow = await opened()
 

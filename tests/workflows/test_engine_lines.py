@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.workflows.scripted_engine_host import LEAVE, NONSENSE
+from tests.workflows.scripted_engine_host import LEAVE, MUTE, NONSENSE
 from workflows.errors import BadOutput, InvalidInput, NotReady, WorkflowError
 from workflows.inference.generation import engine_host, engine_process, engine_wire, process_engine
 from workflows.inference.generation.engine import Answer, Made, News, Order
@@ -210,6 +210,23 @@ async def test_silence_counts_from_the_last_sign_while_answers_are_due(
     assert (await anext(waits)).id == 0
 
 
+async def test_those_who_give_up_one_after_the_other_add_up(
+    engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(process_engine, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    for asked in range(6):
+        waits = engine.answer(order(MUTE))
+        assert engine.silent_s == 60.0 * asked
+        now[0] += 60.0
+        assert engine.silent_s == 60.0 * (asked + 1)
+        waits.close()
+        assert engine.silent_s == 0.0
+        now[0] += 1000.0  # in which nobody asks
+    assert (await anext(engine.answer(order([3])))).id == 0
+    assert engine.silent_s == 0.0
+
+
 # ---- the engine's side -----------------------------------------------------------------------------------------------
 
 
@@ -272,6 +289,7 @@ async def test_the_host_gives_a_sign_of_steps_that_tell_nothing(
         assert await near.read() == Heard([])
     played.silent_s = 1.0
     host._sign()
+    host._say_whether_alive()
     played.told[10](News([Made(5)]))
     played.silent_s = 0.0
     said = [await near.read() for _ in range(3)]

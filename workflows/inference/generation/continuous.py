@@ -70,6 +70,7 @@ class ContinuousEngine:
         self._opening: asyncio.Task[None] | None = None
         self._stopped = False
         self._wanted_at = 0.0
+        self._silent_before_s = 0.0  # when the last answer was given up
 
     @property
     def silent_s(self) -> float:
@@ -119,11 +120,14 @@ class ContinuousEngine:
 
     def forget(self, answer: Running) -> None:
         """Nobody is told more of this answer: it ended, failed or was closed."""
+        silent_s = self.silent_s
         if self._running.pop(answer.id, None) is None:
             if answer in self._waiting:
                 self._waiting.remove(answer)
         elif self._manager is not None:
             self._manager.forget(answer.id, cancel=not answer.finished)
+            if not self._running:
+                self._silent_before_s = 0.0 if answer.finished else silent_s
         self._let_in()
 
     def _let_in(self) -> None:
@@ -146,7 +150,7 @@ class ContinuousEngine:
                 answer.fail(WorkflowError())
                 continue
             if not self._running:
-                self._wanted_at = time.monotonic()
+                self._wanted_at = time.monotonic() - self._silent_before_s
             self._running[answer.id] = answer
             if not self._manager.add(answer.id, answer.row, order):
                 del self._running[answer.id]
@@ -166,6 +170,7 @@ class ContinuousEngine:
         if manager is not self._manager:
             return
         self._manager = None
+        self._silent_before_s = 0.0
         log.error("the engine died with %d requests, and is started anew", len(self._running))
         running, self._running = self._running, {}
         for answer in running.values():

@@ -104,7 +104,10 @@ class Engine(Protocol):
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the last sign of its work, while it has answers to give; 0 otherwise. At any time."""
+        """Seconds since the last sign of its work, not counting those in which it had no answers to give; 0 while it has none.
+
+        At any time. Those who give up waiting for an engine that hangs, one after the other, add up.
+        """
 
     async def start(self) -> None: ...
 

@@ -62,6 +62,7 @@ class _Host:
                 case Begin():
                     self._begin(message)
                 case Close():
+                    self._say_whether_alive()
                     running = self._running.pop(message.number, None)
                     if running is not None:
                         running.close()
@@ -78,9 +79,12 @@ class _Host:
         """Steps may have nothing to tell for long, as while a long prompt is read: that there are some is told as well."""
         self._signs = None
         if self._running:
-            if self._engine.silent_s < SIGN_S:
-                self._line.send(Heard([]))
+            self._say_whether_alive()
             self._signs = asyncio.get_running_loop().call_later(SIGN_S, self._sign)
+
+    def _say_whether_alive(self) -> None:
+        if self._engine.silent_s < 2 * SIGN_S:  # a look may be late, and a step just before the last one
+            self._line.send(Heard([]))
 
     def _told(self, number: int, news: News) -> None:
         """News of one turn of the loop, which are those of one step, leave together."""

@@ -10,6 +10,7 @@ import logging
 import time
 from functools import partial
 from itertools import count
+from typing import Final
 
 from workflows.errors import NotReady, WorkflowError
 from workflows.inference.generation.buffered_answer import BufferedAnswer
@@ -22,12 +23,14 @@ __all__ = ["ProcessEngine"]
 
 log = logging.getLogger(__name__)
 
+RESTART_S: Final = 600.0
+
 
 class ProcessEngine:
     """See `Engine`. A process that ends by itself is replaced: at once, or when somebody asks if it had been of no use.
 
     What it had been asked for then fails, also what had not begun: the request that has ended one process, which nobody can
-    know, must not end the next one. A process that hangs is not noticed; who waits has a deadline.
+    know, must not end the next one. One that hangs is not replaced: whoever looks at `silent_s` ends the whole.
     """
 
     def __init__(self, spec: EngineSpec) -> None:
@@ -41,6 +44,7 @@ class ProcessEngine:
         self._of_use = False
         self._stopped = False
         self._sign_at = 0.0
+        self._silent_before_s = 0.0  # when the last answer was given up
 
     @property
     def context_tokens(self) -> int:
@@ -78,7 +82,7 @@ class ProcessEngine:
         if self._stopped:
             raise NotReady(retry_after_s=None)
         if not self._answers:
-            self._sign_at = time.monotonic()
+            self._sign_at = time.monotonic() - self._silent_before_s
         number = next(self._numbers)
         answer = self._answers[number] = BufferedAnswer(partial(self._close, number))
         self._waiting[number] = order
@@ -113,12 +117,15 @@ class ProcessEngine:
 
     def _close(self, number: int) -> None:
         """The reader of an answer has left."""
+        silent_s = self.silent_s
         self._answers.pop(number, None)
+        if not self._answers:
+            self._silent_before_s = silent_s
         if self._waiting.pop(number, None) is None and self._process is not None:
             self._process.send(Close(number))
 
     def _heard(self, message: Heard) -> None:
-        self._sign_at = time.monotonic()
+        self._sign_at, self._silent_before_s = time.monotonic(), 0.0
         self._of_use = True
         for number, news in message.news:
             answer = self._answers.get(number)
@@ -139,7 +146,8 @@ class ProcessEngine:
 
     async def _replace(self) -> None:
         try:
-            await self._start_process()
+            async with asyncio.timeout(RESTART_S):
+                await self._start_process()
         except Exception:
             log.exception("the engine could not be started again")
             self._fail(list(self._waiting), "the engine failed and could not be restarted")
@@ -156,7 +164,7 @@ class ProcessEngine:
             await process.stop()
             raise WorkflowError("the engine has less memory than before")
         self._of_use = False
-        self._sign_at = time.monotonic()
+        self._sign_at, self._silent_before_s = time.monotonic(), 0.0
         self._process = process
 
     def _fail(self, numbers: list[int], why: str) -> None:

@@ -293,12 +293,13 @@ async def ask_for_all(
 async def _stream(
     workflows: Workflows, request: Request, entry: Entry, inputs: Sequence[Any], answers: Answers
 ) -> None:
-    if not workflows.card(entry).streams:
+    card = workflows.card(entry)
+    if not card.streams:
         raise Unsupported("stream: this model does not stream", param="stream")
-    most = workflows.card(entry).max_streams
-    if most is not None and len(inputs) > most * max(1, entry.replicas):
+    most = None if card.max_streams is None else card.max_streams * max(1, entry.replicas)
+    if most is not None and len(inputs) > most and not card.fallbacks:  # which answer what is too much for this one
         param = "n" if answers.samples > 1 else "prompt"
-        raise InvalidInput(f"{param}: no more than {most * max(1, entry.replicas)} answers in one stream", param=param)
+        raise InvalidInput(f"{param}: no more than {most} answers in one stream", param=param)
     limits, total_s = request.limits, workflows.stream_seconds(request)
     streams = [
         workflows.chunks(request, entry, each, at_most_s=total_s, member=index if len(inputs) > 1 else None)
