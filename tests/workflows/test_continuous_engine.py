@@ -56,19 +56,40 @@ def model_of(workflow: TransformersTextGenerationWorkflow) -> Any:
 
 
 class Steps:
-    """Lets the engine's steps through one by one, and counts them."""
+    """Lets the engine's steps through one by one, and counts them.
+
+    Attributes:
+        count: How many were let through.
+        begun: Released by each step before it waits.
+    """
 
     def __init__(self, model: Any) -> None:
         self.count = 0
+        self.begun = Semaphore(0)
         self._allowed = Semaphore(0)
         self._hook = model.register_forward_pre_hook(self._step)
 
     def _step(self, *_: Any) -> None:
+        self.begun.release()
         self._allowed.acquire()
         self.count += 1
 
     def allow(self, steps: int) -> None:
         self._allowed.release(steps)
+
+    def stop(self) -> None:
+        """Let through what waits, and all that comes."""
+        self._hook.remove()
+        self._allowed.release()
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the engine takes for the time: the one number in it."""
+    time = [100.0]
+    for module in (continuous, rows):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: time[0]))
+    return time
 
 
 async def test_a_stream_that_is_closed_stops_within_two_steps(opened: Opened) -> None:
@@ -142,52 +163,33 @@ async def test_the_first_chunk_does_not_wait_for_the_second_token(opened: Opened
         steps.allow(60)
 
 
-async def test_a_step_that_does_not_return_is_noticed(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_step_that_does_not_return_is_noticed(opened: Opened, now: list[float]) -> None:
     workflow = await opened()
-    now = [100.0]
-    for module in (continuous, rows):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    begun, allowed = Semaphore(0), Semaphore(0)
-
-    def step(*_: Any) -> None:
-        begun.release()
-        allowed.acquire()
-
-    hook = model_of(workflow).register_forward_pre_hook(step)
+    steps = Steps(model_of(workflow))
     assert workflow.busy_s() == 0.0
     async with aclosing(workflow.astream(asked([3], max_tokens=9))) as stream:
         first = asyncio.create_task(anext(stream))
-        await asyncio.to_thread(begun.acquire)
+        await asyncio.to_thread(steps.begun.acquire)
         now[0] = 130.0
         assert workflow.busy_s() == 30.0
-        allowed.release()
+        steps.allow(1)
         await first
-        await asyncio.to_thread(begun.acquire)
+        await asyncio.to_thread(steps.begun.acquire)
         assert workflow.busy_s() == 0.0
-        hook.remove()
-        allowed.release(9)
+        steps.stop()
         assert [chunk async for chunk in stream]
     now[0] = 900.0
     assert workflow.busy_s() == 0.0
 
 
-async def test_those_who_give_a_hung_step_up_add_up(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_those_who_give_a_hung_step_up_add_up(opened: Opened, now: list[float]) -> None:
     workflow = await opened()
-    now = [100.0]
-    for module in (continuous, rows):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    begun, allowed = Semaphore(0), Semaphore(0)
-
-    def step(*_: Any) -> None:
-        begun.release()
-        allowed.acquire()
-
-    hook = model_of(workflow).register_forward_pre_hook(step)
+    steps = Steps(model_of(workflow))
     for asked_before in range(3):
         async with aclosing(workflow.astream(asked([3], max_tokens=9))) as stream:
             first = asyncio.create_task(anext(stream))
             if not asked_before:
-                await asyncio.to_thread(begun.acquire)
+                await asyncio.to_thread(steps.begun.acquire)
             while not workflow._engine._running:
                 await asyncio.sleep(0)
             now[0] += 60.0
@@ -195,8 +197,7 @@ async def test_those_who_give_a_hung_step_up_add_up(opened: Opened, monkeypatch:
             first.cancel()
             await asyncio.wait([first])
         assert workflow.busy_s() == 0.0
-    hook.remove()
-    allowed.release()
+    steps.stop()
     assert await workflow.ainference(asked([3]))
     assert workflow.busy_s() == 0.0
 
