@@ -106,6 +106,13 @@ def test_tiny_gpt_streams_what_it_would_have_said_at_once(http: httpx.Client) ->
     assert chunks[-1]["usage"] == whole["usage"]
 
 
+def test_a_stream_has_no_more_answers_than_a_replica_runs(http: httpx.Client) -> None:
+    body = {"model": "tiny-gpt", "prompt": ["a"] * 257, "max_tokens": 1, "stream": True}
+    refused = http.post("/v1/completions", json=body)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "prompt")
+    assert http.post("/v1/completions", json={**body, "prompt": ["a"] * 8}).text.endswith("data: [DONE]\n\n")
+
+
 def test_tiny_bark_says_the_same_in_every_process(http: httpx.Client) -> None:
     text, voice = "Good morning. How are you?", "v2/en_speaker_9"
     alone = TinyBark(threads=1).setup()

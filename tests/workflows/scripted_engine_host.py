@@ -3,7 +3,8 @@
 It speaks as `workflows.inference.generation.engine_host` does. Each answer begins with token 0; when answer N is closed, all
 others get the token N + 1. An answer that may have one token only ends with it; one with a prompt of `NONSENSE` is told
 nothing that can be read; one with a prompt of `LEAVE` ends the process, and of one with `MUTE` nothing is said. A `Stop` is
-not heeded. `SCRIPTED_CONTEXT`, in the environment, is how long its context is, or a word that it says instead.
+not heeded. `SCRIPTED_CONTEXT`, in the environment, is how long its context is, or a word that it says instead;
+where it is empty, it hangs instead.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ async def _serve(end: int) -> None:
     await line.open(socket.socket(fileno=end))
     await line.read()
     context = os.environ.get("SCRIPTED_CONTEXT", "96")
+    if not context:
+        await asyncio.Event().wait()
     line.send(Opened(int(context), vocabulary=290, ends=frozenset(), device="cpu") if context.isdigit() else context)
     running: list[int] = []
     while (message := await line.read()) is not None:

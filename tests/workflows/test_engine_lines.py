@@ -136,6 +136,17 @@ async def test_a_replacement_has_as_much_room_as_the_first(
     assert engine.context_tokens == 96
 
 
+async def test_a_replacement_that_hangs_is_given_up(engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as hanging:
+        hanging.setenv("SCRIPTED_CONTEXT", "")
+        hanging.setattr(process_engine, "RESTART_S", 0.1)
+        with pytest.raises(NotReady, match="being restarted"):
+            await rest(engine.answer(order(LEAVE)))
+        with pytest.raises(NotReady, match="could not be restarted"):
+            await rest(engine.answer(order([3], max_tokens=1)))
+    assert await rest(engine.answer(order([3], max_tokens=1))) == [0]
+
+
 async def test_a_process_that_raves_at_its_start_is_none(
     engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
